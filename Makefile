@@ -1,0 +1,63 @@
+# Every target makes .venv from the hash-pinned locks when it is missing or stale; nothing else is needed but Python and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTRUMENTS ?=
+WORK ?=
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-components check bench coverage lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV) || { echo "make: the venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.run: $(VENV)/bin/python requirements/run.lock pyproject.toml
+	@echo "Installing what the project runs on into $(VENV) ..." >&2
+	@$(PIP) install --require-hashes -r requirements/run.lock
+	@$(PIP) install --require-hashes -r requirements/build.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.lock
+	@echo "Installing the tools of development into $(VENV) ..." >&2
+	@$(PIP) install --require-hashes -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.lock
+	@echo "Installing the peers of the benchmark into $(VENV) ..." >&2
+	@$(PIP) install --require-hashes -r requirements/bench.lock
+	@touch $@
+
+demo: $(VENV)/.run ## the main job on the built-in PostgreSQL (INSTRUMENTS=file.csv.gz for a real master, ARGS=--fresh)
+	@$(BIN)/panda demo $(if $(INSTRUMENTS),--instruments "$(INSTRUMENTS)") $(ARGS)
+
+test: $(VENV)/.dev ## the tests that need Python packages alone
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not component" $(ARGS)
+
+test-components: $(VENV)/.dev ## the tests that need Debian's packages (postgresql, pgbouncer)
+	@$(BIN)/python -m pytest -m component $(ARGS)
+
+check: $(VENV)/.dev ## ruff, pyright strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --warnings
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.bench ## this project, its peers and the physical limit in one run (WORK=session,lookup)
+	@$(BIN)/python -m bench $(if $(WORK),--work "$(WORK)") $(ARGS)
+
+coverage: $(VENV)/.dev ## branch coverage of core/ by the tests
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not component" --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+lock: $(VENV)/.dev ## pin the ranges of pyproject.toml anew, with hashes and without any address
+	@$(BIN)/python requirements/lock.py
+
+clean: ## remove what was made here, the demo's database excepted (panda demo --fresh starts that over)
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov dist build bench/results
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,51 @@
+"""Statistics over samples taken in rounds: medians and quartiles, and ratios formed within a round before they are summed up.
+
+A machine's speed drifts from second to second, so two entrants are comparable only inside one round. The ratio of two medians
+mixes rounds; the median of the rounds' ratios does not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+__all__ = ["Spread", "quantile", "ratios", "spread"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Five numbers of one series: the extremes, the quartiles and the median, in the series' own unit."""
+
+    low: float
+    first: float
+    median: float
+    third: float
+    high: float
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` (0 to 1) of the series lies, interpolated linearly between neighbours."""
+    if not values:
+        raise ValueError("No values, so no quantile")
+    if not 0 <= share <= 1:
+        raise ValueError(f"A share lies between 0 and 1, not at {share}")
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The five numbers of `values`; ValueError when there are none."""
+    return Spread(
+        low=quantile(values, 0),
+        first=quantile(values, 0.25),
+        median=median(values),
+        third=quantile(values, 0.75),
+        high=quantile(values, 1),
+    )
+
+
+def ratios(values: Sequence[float], against: Sequence[float]) -> tuple[float, ...]:
+    """Each round's value over the same round's reference; ValueError unless both have the same rounds."""
+    return tuple(value / reference for value, reference in zip(values, against, strict=True))

@@ -1,0 +1,1 @@
+"""Alpha Panda Core: the persistence layer of an algorithmic-trading system."""

@@ -1,0 +1,6 @@
+"""DatabaseManager: lifecycle, sessions, transactions - nothing else."""
+
+from core.database.connection._manager import DatabaseManager, IsolationLevel
+from core.database.connection._session import PandaSession
+
+__all__ = ["DatabaseManager", "IsolationLevel", "PandaSession"]

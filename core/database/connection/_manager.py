@@ -1,0 +1,359 @@
+"""DatabaseManager: the lifecycle of the engines, and the doors to sessions and transactions."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from core.config.options import (
+    Environment,
+    MonitoringOptions,
+    PoolOptions,
+    RetryOptions,
+    SchemaManagement,
+    Timeouts,
+    TlsOptions,
+)
+from core.database import embedded, schema
+from core.database.connection._fork import abandon_pool, forget_after_fork
+from core.database.connection._session import SavepointScope, SessionScope, TransactionScope, caller_of
+from core.database.connection._startup import checked_mode, reach
+from core.database.engine import DatabaseUrl, EngineOptions, build_engine, tls_mode
+from core.database.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    ConnectTimeout,
+    ForkedProcess,
+    ManagerNotConnected,
+    PandaDatabaseError,
+    SessionMisuse,
+    TlsRefused,
+    WrongEventLoop,
+)
+from core.database.health import check_health, unhealthy
+from core.database.monitoring import QueryHook, QueryMonitor, get_logger
+from core.database.retry import run_with_retry
+
+if TYPE_CHECKING:
+    from core.config.settings import Settings
+
+T = TypeVar("T")
+IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+_log = get_logger()
+_FINAL = (AuthenticationFailed, TlsRefused, ConfigurationError, SessionMisuse)
+
+
+class DatabaseManager:
+    """Everything between an application and its PostgreSQL: connect once, then open sessions.
+
+    One manager belongs to one process and one event loop. The URL is read, and refused with `InvalidUrl` if it cannot
+    work, at construction; nothing is sent before `connect()`. All durations are seconds.
+    """
+
+    def __init__(
+        self,
+        db_url: str,
+        environment: Environment = "development",
+        schema_management: SchemaManagement = "auto",
+        *,
+        verify_migrations: bool = True,
+        pool: PoolOptions | None = None,
+        timeouts: Timeouts | None = None,
+        tls: TlsOptions | None = None,
+        retry: RetryOptions | None = None,
+        monitoring: MonitoringOptions | None = None,
+        pgbouncer: bool = False,
+        hooks: Sequence[QueryHook] = (),
+        monitor: QueryMonitor | None = None,
+        application_name: str = "alpha-panda",
+    ) -> None:
+        self._environment: Environment = checked_mode("environment", environment, Environment)
+        self._mode: SchemaManagement = checked_mode("schema_management", schema_management, SchemaManagement)
+        self._verify = verify_migrations
+        self._retry = retry or RetryOptions()
+        self._monitoring = monitoring or MonitoringOptions()
+        self._monitor = monitor or QueryMonitor(self._monitoring, hooks)
+        self._options = EngineOptions(
+            environment=self._environment,
+            pool=pool or PoolOptions(),
+            timeouts=timeouts or Timeouts(),
+            tls=tls or TlsOptions(),
+            pgbouncer=pgbouncer,
+            application_name=application_name,
+        )
+        self._server = embedded.EmbeddedServer.from_url(db_url) if embedded.is_embedded_url(db_url) else None
+        self._url = DatabaseUrl.parse(db_url) if self._server is None else None
+        if self._url is not None:
+            tls_mode(self._url, self._options.tls, self._environment)
+        self._engine: AsyncEngine | None = None
+        self._reader: AsyncEngine | None = None
+        self._variants: dict[tuple[Any, ...], AsyncEngine] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._warnings: list[str] = []
+        self._connecting: asyncio.Lock | None = None
+        self._forked = False
+        forget_after_fork(self, DatabaseManager._abandon)
+
+    @classmethod
+    def from_settings(
+        cls, settings: "Settings", *, hooks: Sequence[QueryHook] = (), monitor: QueryMonitor | None = None
+    ) -> Self:
+        """A manager by `core.config.settings`."""
+        database = settings.database
+        return cls(
+            database.postgres_url,
+            settings.environment,
+            database.schema_management,
+            verify_migrations=database.verify_migrations,
+            pool=database.pool,
+            timeouts=database.timeouts,
+            tls=database.tls,
+            retry=database.retry,
+            monitoring=database.monitoring,
+            pgbouncer=database.pgbouncer,
+            application_name=database.application_name,
+            hooks=hooks,
+            monitor=monitor,
+        )
+
+    def __repr__(self) -> str:
+        place = self._server.directory if self._server is not None else self._url
+        state = "connected" if self._engine is not None else "not connected"
+        return f"<DatabaseManager {place} {self._environment} {self._mode} {state}>"
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The read-write engine. Raises `ManagerNotConnected` before `connect()`."""
+        self._check()
+        assert self._engine is not None
+        return self._engine
+
+    async def connect(self) -> None:
+        """Start the built-in server if the URL is `embedded:`, reach the database, and see to its schema.
+
+        Does nothing when connected. Leaves nothing open when it fails. Raises a `ConnectionFailed`, a `SchemaError`,
+        a `ConfigurationError` (pool beyond the server's limit, in staging and production) or `EmbeddedServerError`.
+        """
+        if self._connecting is None:
+            self._connecting = asyncio.Lock()
+        async with self._connecting:
+            if self._engine is not None and not self._forked:
+                self._check()
+                return
+            self._forked = False
+            self._loop = asyncio.get_running_loop()
+            url = await self._resolve()
+            monitor = self._monitor if self._monitoring.enabled else None
+            recover = self._restart_server if self._server is not None else None
+            self._engine = build_engine(url, self._options, monitor=monitor, recover=recover)
+            self._reader = build_engine(url, self._options, monitor=monitor, recover=recover, read_only=True)
+            try:
+                self._warnings = await reach(self._engine, url, self._options)
+                for warning in self._warnings:
+                    _log.warning(warning)
+                await schema.prepare(
+                    self._engine,
+                    mode=self._mode,
+                    environment=self._environment,
+                    verify=self._verify,
+                    timeouts=self._options.timeouts,
+                )
+            except BaseException:  # cancellation too: whatever ends the attempt, no connection outlives it
+                await self.close()
+                raise
+
+    async def close(self) -> None:
+        """Close every connection; the built-in server is stopped if nobody else uses it. Safe to call twice."""
+        engines = [engine for engine in (self._engine, self._reader) if engine is not None]
+        self._engine = self._reader = None
+        self._variants.clear()
+        if engines and self._loop is asyncio.get_running_loop():
+            try:
+                async with asyncio.timeout(self._options.timeouts.cleanup):
+                    for engine in engines:
+                        await engine.dispose()
+            except TimeoutError:
+                _log.warning("connections did not close in time")
+        if self._server is not None:
+            await asyncio.to_thread(self._server.release)
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def get_session(
+        self, *, read_only: bool = False, consistent: bool = False
+    ) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session; the caller commits, and leaving without commit rolls back.
+
+        `read_only` takes the pool for single reads: one round trip a statement, each on a snapshot of its own; a
+        write raises `ReadOnlyViolation`. With `consistent` (and always behind PgBouncer) a read-only session is one
+        READ ONLY transaction instead. Raises `PoolExhausted`, `ConnectionFailed`, `SessionMisuse`.
+        """
+        return self._scope(read_only=read_only, consistent=consistent, caller=caller_of(1))
+
+    def transaction(
+        self,
+        *,
+        session: AsyncSession | None = None,
+        isolation_level: IsolationLevel | None = None,
+        read_only: bool = False,
+    ) -> AbstractAsyncContextManager[AsyncSession]:
+        """A transaction of its own session: commits on success, rolls back on any exception.
+
+        With `session` it is a savepoint of that session's transaction instead and nothing is committed. `read_only`
+        with `isolation_level="REPEATABLE READ"` gives several reads on one snapshot.
+        """
+        if session is not None:
+            if isolation_level or read_only:
+                raise ConfigurationError("a savepoint takes the isolation level of its transaction")
+            return SavepointScope(session)
+        scope = self._scope(read_only=read_only, consistent=True, isolation_level=isolation_level, caller=caller_of(1))
+        return TransactionScope(scope)
+
+    async def run_transaction(
+        self,
+        work: Callable[[AsyncSession], Awaitable[T]],
+        *,
+        isolation_level: IsolationLevel | None = None,
+        max_attempts: int | None = None,
+    ) -> T:
+        """Await `work(session)` in a transaction, again in a fresh one after errors that are safe to retry.
+
+        `work` must do nothing outside the session that may not happen twice, and must not commit. Raises what the
+        last attempt raised; `CommitOutcomeUnknown` is never retried.
+        """
+        self._check()
+        return await run_with_retry(
+            lambda: self.transaction(isolation_level=isolation_level),
+            work,
+            options=self._retry,
+            max_attempts=max_attempts,
+        )
+
+    async def health_check(self) -> dict[str, Any]:
+        """`status` healthy | degraded | unhealthy, and figures; never raises and answers within its time limit."""
+        try:
+            self._check()
+        except SessionMisuse as error:
+            return unhealthy(str(error), warnings=self._warnings)
+        assert self._engine is not None
+        assert self._reader is not None
+        engine = self._engine if self._options.pgbouncer else self._reader
+        return await check_health(
+            engine,
+            {"read_write": self._engine, "read_only": self._reader},
+            timeout=self._options.timeouts.health,
+            warnings=self._warnings,
+        )
+
+    async def wait_for_ready(self, timeout: float = 30.0) -> None:
+        """Connect, trying again until it works; `timeout` seconds bound the whole.
+
+        A wrong password, refused TLS or wrong configuration is raised at once, everything else when time is up:
+        the last error, or `ConnectTimeout` when none has come.
+        """
+        deadline = time.monotonic() + timeout
+        pause, last = 0.05, None
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left) as limit:
+                    await self.connect()
+                    return
+            except _FINAL:
+                raise
+            except PandaDatabaseError as error:
+                last = error
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                break
+            await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            pause = min(pause * 2, 1.0)
+        raise last or ConnectTimeout(f"the database was not ready within {timeout:g} s")
+
+    async def init(self) -> None:
+        """The original system's name for `connect`."""
+        await self.connect()
+
+    async def shutdown(self) -> None:
+        """The original system's name for `close`."""
+        await self.close()
+
+    async def verify_connection(self) -> bool:
+        """The original system's question: does the database answer?"""
+        return (await self.health_check())["status"] != "unhealthy"
+
+    def get_postgres_session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """The original system's name for `get_session`."""
+        return self._scope(caller=caller_of(1))
+
+    def _scope(
+        self,
+        *,
+        caller: str,
+        read_only: bool = False,
+        consistent: bool = False,
+        isolation_level: IsolationLevel | None = None,
+    ) -> SessionScope:
+        self._check()
+        single = read_only and not consistent and not self._options.pgbouncer
+        return SessionScope(
+            lambda: self._engine_for(single=single, read_only=read_only, isolation_level=isolation_level),
+            offline=single,
+            patience=self._options.timeouts.cleanup,
+            monitor=self._monitor if self._monitoring.enabled else None,
+            caller=caller,
+        )
+
+    def _engine_for(self, *, single: bool, read_only: bool, isolation_level: str | None) -> AsyncEngine:
+        self._check()
+        assert self._engine is not None
+        assert self._reader is not None
+        if single:
+            return self._reader
+        if not read_only and isolation_level is None:
+            return self._engine
+        key = (read_only, isolation_level)
+        if key not in self._variants:
+            options: dict[str, Any] = {"postgresql_readonly": True} if read_only else {}
+            if isolation_level is not None:
+                options["isolation_level"] = isolation_level
+            self._variants[key] = self._engine.execution_options(**options)
+        return self._variants[key]
+
+    def _check(self) -> None:
+        if self._forked:
+            raise ForkedProcess("this manager was connected before the process forked")
+        if self._engine is None:
+            raise ManagerNotConnected("this manager is not connected")
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongEventLoop("this manager was connected on another event loop")
+
+    def _abandon(self) -> None:
+        """Forget, in the child of a fork, what belongs to the parent; `connect()` then starts anew."""
+        for engine in (self._engine, self._reader):
+            if engine is not None:
+                self._forked = True
+                abandon_pool(engine)
+        self._connecting = None
+
+    async def _resolve(self) -> DatabaseUrl:
+        if self._server is None:
+            assert self._url is not None
+            return self._url
+        return DatabaseUrl.parse(await asyncio.to_thread(self._server.ensure))
+
+    async def _restart_server(self) -> None:
+        assert self._server is not None
+        await asyncio.to_thread(self._server.ensure)

@@ -1,0 +1,49 @@
+"""What is checked about the options before and while connecting."""
+
+from typing import Any, TypeVar, get_args
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from core.database.engine import DatabaseUrl, EngineOptions, tls_mode
+from core.database.errors import ConfigurationError
+
+T = TypeVar("T")
+
+_LIMIT = text("SELECT current_setting('max_connections')::int")
+_RESERVED = 3  # superuser_reserved_connections, whose default no application may use
+
+
+def checked_mode(name: str, value: T, choices: Any) -> T:
+    """The value if it is one of a Literal's; a typo or wrong case is never guessed at."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ConfigurationError(f"{name} is none of the known modes", hint=f"Choose one of {', '.join(allowed)}.")
+    return value
+
+
+async def reach(engine: AsyncEngine, url: DatabaseUrl, options: EngineOptions) -> list[str]:
+    """Ask the server one thing; warnings about the connection budget and the transport."""
+    async with engine.connect() as connection:
+        limit = (await connection.execute(_LIMIT)).scalar_one()
+    warnings = budget_warning(options, limit=limit)
+    if not url.is_local and tls_mode(url, options.tls, options.environment) in ("prefer", "disable"):
+        warnings.append("the connection to another machine may be unencrypted; set sslmode=verify-full")
+    return warnings
+
+
+def budget_warning(options: EngineOptions, *, limit: int) -> list[str]:
+    """A warning when pool times processes exceeds the server's max_connections; refused where money is real."""
+    if options.pgbouncer:
+        return []
+    pool = options.pool
+    wanted = pool.budget * pool.processes
+    if wanted <= limit - _RESERVED:
+        return []
+    text = (
+        f"{pool.processes} process(es) x {pool.budget} connections = {wanted}, but the server allows {limit}"
+        f" of which {_RESERVED} are reserved"
+    )
+    if options.environment in ("staging", "production"):
+        raise ConfigurationError(text, hint="Lower DATABASE__POOL__SIZE and its companions, or raise max_connections.")
+    return [text]

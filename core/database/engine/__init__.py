@@ -1,0 +1,6 @@
+"""Where every engine is born: the URL read, the pool, the time limits, TLS, PgBouncer."""
+
+from core.database.engine._build import EngineOptions, build_engine, tls_mode
+from core.database.engine._url import DatabaseUrl
+
+__all__ = ["DatabaseUrl", "EngineOptions", "build_engine", "tls_mode"]

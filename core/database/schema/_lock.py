@@ -1,0 +1,164 @@
+"""One migration at a time: across processes by advisory locks in the database, within a process by a thread lock.
+
+Two keys, because a killed process leaves two things behind that end at different times. The keeper, a connection of its own,
+holds the first key in an open transaction: its server process waits for the client, sees at once that it is gone, and
+lets go. The worker's server process may be deep in a statement and see it later: each of its transactions holds the second
+key, and who gets the first key waits for the second before looking at the schema.
+
+The locks belong to transactions, so they work behind PgBouncer. They are asked for again and again instead of being waited
+for: a waiting statement holds a snapshot, and CREATE INDEX CONCURRENTLY in the migration that is waited for would
+wait for that snapshot for ever.
+"""
+
+import asyncio
+import contextlib
+import math
+import random
+import threading
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from core.config.options import Timeouts
+from core.database.errors import SchemaLockTimeout
+
+KEEPER_KEY = 1
+WORKER_KEY = 2
+_ROOM = 0x50414E44  # "PAND": the first half of both keys
+_LONGEST_PAUSE = 0.25
+
+# By way of pg_settings, so that what an older server does not know (transaction_timeout) is passed over.
+_SET = text(
+    "SELECT count(set_config(s.name, v.value, :local)) FROM pg_catalog.pg_settings s JOIN (VALUES"
+    " ('lock_timeout', CAST(:lock AS text)), ('statement_timeout', CAST(:statement AS text)),"
+    " ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0')) v (name, value) ON v.name = s.name"
+)
+_TRY = text("SELECT pg_try_advisory_xact_lock(:room, :key)")
+_TAKE = text("SELECT pg_advisory_xact_lock(:room, :key)")
+_HOLDER = text(
+    "SELECT l.pid, a.application_name FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)"
+    " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::bigint = :room AND l.objid::bigint = :key"
+    " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) LIMIT 1"
+)
+
+# `alembic.context` and `alembic.op` are one per process, whatever the thread or event loop.
+_alembic = threading.Lock()
+
+
+@contextlib.asynccontextmanager
+async def migration_lock(engine: AsyncEngine, *, timeouts: Timeouts) -> AsyncGenerator[AsyncConnection]:
+    """Hold the database's migration lock and give a connection to migrate on, in no transaction.
+
+    Each transaction begun on it has the limits of a migration. Takes one connection of the pool's limit at a time; neither
+    of the two used is given back. Raises `SchemaLockTimeout` after `timeouts.migration_lock`.
+    """
+    deadline = asyncio.get_running_loop().time() + timeouts.migration_lock
+    async with _keeper(engine, cleanup=timeouts.cleanup) as keeper:
+        await _acquire(keeper, KEEPER_KEY, deadline=deadline, timeouts=timeouts)
+        async with _worker(engine) as worker:
+            await _acquire(worker, WORKER_KEY, deadline=deadline, timeouts=timeouts)
+            await worker.rollback()
+            event.listen(worker.sync_connection, "begin", _limits(timeouts))
+            yield worker
+
+
+@contextlib.asynccontextmanager
+async def alembic_guard(*, timeouts: Timeouts) -> AsyncGenerator[None]:
+    """Keep every other user of Alembic in this process out, in any thread or event loop. Needs no database.
+
+    Never wait for a migration lock while holding it.
+    """
+    deadline = asyncio.get_running_loop().time() + timeouts.migration_lock
+    while not _alembic.acquire(blocking=False):
+        if asyncio.get_running_loop().time() > deadline:
+            raise SchemaLockTimeout(
+                f"another migration in this process lasts longer than {timeouts.migration_lock:g} s"
+            )
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        _alembic.release()
+
+
+@contextlib.asynccontextmanager
+async def _keeper(engine: AsyncEngine, *, cleanup: float) -> AsyncGenerator[AsyncConnection]:
+    """A connection taken out of the pool, whose limit leaves room for the worker; closed within `cleanup` seconds."""
+    connection = await engine.connect()
+    try:
+        raw = await connection.run_sync(_detach)
+    except BaseException:  # cancellation included: the connection must not be lost
+        await connection.close()
+        raise
+    try:
+        yield connection
+    finally:
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(cleanup):
+                    await connection.close()
+        finally:
+            # A detached connection that was invalidated, or whose closing was cut short, is closed by nobody else.
+            engine.dialect.do_terminate(raw)
+
+
+@contextlib.asynccontextmanager
+async def _worker(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """A connection that does not go back to the pool: a migration may have left settings in its session.
+
+    It stays in the pool until then, because SQLAlchemy cannot change the isolation level of one that was taken out.
+    """
+    async with engine.connect() as connection:
+        try:
+            yield connection
+        finally:
+            await connection.invalidate()  # bounded by the dialect, which cuts it off
+
+
+def _detach(connection: Connection) -> Any:
+    raw = connection.connection.dbapi_connection
+    connection.detach()
+    return raw
+
+
+async def _acquire(connection: AsyncConnection, key: int, *, deadline: float, timeouts: Timeouts) -> None:
+    """Take the lock in the transaction that this begins, or raise `SchemaLockTimeout` at the deadline."""
+    pause = 0.01
+    await connection.execute(_SET, {"local": True, "lock": "0", "statement": _milliseconds(timeouts.migration_lock)})
+    while not (await connection.execute(_TRY, {"room": _ROOM, "key": key})).scalar_one():
+        remaining = deadline - asyncio.get_running_loop().time()
+        if remaining <= 0:
+            raise await _timed_out(connection, key, timeouts)
+        await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), remaining))  # noqa: S311 - no secret
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _timed_out(connection: AsyncConnection, key: int, timeouts: Timeouts) -> SchemaLockTimeout:
+    holder = (await connection.execute(_HOLDER, {"room": _ROOM, "key": key})).one_or_none()
+    who = f"process {holder[0]} of the server ({holder[1] or 'no application name'})" if holder else "another process"
+    return SchemaLockTimeout(f"{who} has held the migration lock for longer than {timeouts.migration_lock:g} s")
+
+
+def _limits(timeouts: Timeouts) -> Any:
+    """A listener for the beginning of each transaction, which sets the limits and takes the second key.
+
+    In an autocommit block there is no transaction to set them for, so they are set for the session, whose connection is
+    not used again. There the lock limit is the statement's: what runs outside a transaction (CREATE INDEX CONCURRENTLY)
+    blocks nobody while it waits, and leaves an invalid index when it gives up.
+    """
+    statement = _milliseconds(timeouts.migration)
+
+    def begun(connection: Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            connection.execute(_SET, {"local": False, "lock": statement, "statement": statement})
+            return
+        connection.execute(_SET, {"local": True, "lock": _milliseconds(timeouts.lock), "statement": statement})
+        connection.execute(_TAKE, {"room": _ROOM, "key": WORKER_KEY})
+
+    return begun
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(math.ceil(seconds * 1_000))

@@ -1,0 +1,79 @@
+"""Text and bytes that the server will store as they are."""
+
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.sql.operators import OperatorType
+
+from core.database.errors import InvalidInput
+from core.database.types._strict import StrictType
+
+
+def checked_text(value: object, max_length: int | None = None) -> str:
+    """`value`, if it is a str that PostgreSQL can hold, of at most `max_length` characters.
+
+    NUL, lone surrogates and other types raise `InvalidInput`.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"takes str, not {type(value).__name__}")
+    if type(value) is not str:
+        value = str.__str__(value)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("holds a lone surrogate, which is not text") from None
+    if "\x00" in value:
+        raise InvalidInput("holds a NUL character, which PostgreSQL cannot store")
+    if max_length is not None and len(value) > max_length:
+        raise InvalidInput(f"is longer than {max_length} characters")
+    return value
+
+
+class Text(StrictType[str]):
+    """TEXT in collation "C": byte order, the same on every server, so an index never goes stale with the system's locale.
+
+    `max_length` is counted in characters (code points, as PostgreSQL's length() does) and holds for what is stored, not
+    for what is compared: a name that is too long is simply not found. Sorting for people is the reader's business.
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, max_length: int | None = None) -> None:
+        super().__init__(collation="C")
+        self.max_length = max_length
+        self._compared: Self | None = None
+
+    def convert(self, value: Any) -> str:
+        return checked_text(value, self.max_length)
+
+    def coerce_compared_value(self, op: OperatorType | None, value: Any) -> Any:
+        if self.max_length is None:
+            return self
+        if self._compared is None:
+            self._compared = type(self)().standing_beside(self)
+        return self._compared
+
+    def copy(self, **kw: Any) -> Self:
+        twin = super().copy(**kw)
+        twin._compared = None
+        return twin
+
+
+class Bytes(StrictType[bytes]):
+    """BYTEA; only `bytes` is taken. `max_length` is in bytes."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def __init__(self, max_length: int | None = None) -> None:
+        super().__init__()
+        self.max_length = max_length
+
+    def convert(self, value: Any) -> bytes:
+        if not isinstance(value, bytes):
+            raise InvalidInput(f"takes bytes, not {type(value).__name__}")
+        if self.max_length is not None and len(value) > self.max_length:
+            raise InvalidInput(f"is longer than {self.max_length} bytes")
+        return value

@@ -1,0 +1,1 @@
+"""What people do with the tables, one module per noun."""
