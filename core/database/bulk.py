@@ -24,6 +24,7 @@ __all__ = ["MergeResult", "copy_csv", "copy_out", "copy_records", "merge", "stag
 _quote = postgresql.dialect().identifier_preparer.quote
 _numbers = itertools.count(1)
 _DEFAULT_TIMEOUT = Timeouts().bulk
+_GRACE = 5.0  # seconds for the server to end a COPY by its own limit, before the connection is given up
 
 CsvSource = bytes | Path | io.IOBase | AsyncIterable[bytes]
 
@@ -60,8 +61,8 @@ async def copy_records(
 
     Raises the error of the first bad row, after which the transaction can only be rolled back.
     """
-    async with raw_connection(session, timeout=timeout) as raw:
-        work = _untyped(raw).copy_records_to_table(table, records=records, columns=list(columns), timeout=timeout)
+    async with raw_connection(session, timeout=timeout + _GRACE) as raw:
+        work = _untyped(raw).copy_records_to_table(table, records=records, columns=list(columns))
         return await _timed(raw, f"COPY {table} FROM STDIN (FORMAT binary)", work, timeout)
 
 
@@ -77,7 +78,7 @@ async def copy_csv(
 ) -> int:
     """Copy UTF-8 CSV from bytes, a file or a stream; the number of rows. `timeout` seconds bound the whole COPY."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    async with raw_connection(session, timeout=timeout) as raw:
+    async with raw_connection(session, timeout=timeout + _GRACE) as raw:
         work = _untyped(raw).copy_to_table(
             table,
             source=stream,
@@ -86,7 +87,6 @@ async def copy_csv(
             header=header,
             null=null,
             encoding="utf-8",
-            timeout=timeout,
         )
         return await _timed(raw, f"COPY {table} FROM STDIN (FORMAT csv)", work, timeout)
 
@@ -103,8 +103,8 @@ async def copy_out(
 
     `args` stand for $1, $2... of the query. Returns the number of rows.
     """
-    async with raw_connection(session, timeout=timeout) as raw:
-        work = _untyped(raw).copy_from_query(query, *args, output=output, format="csv", header=header, timeout=timeout)
+    async with raw_connection(session, timeout=timeout + _GRACE) as raw:
+        work = _untyped(raw).copy_from_query(query, *args, output=output, format="csv", header=header)
         return await _timed(raw, f"COPY ({query}) TO STDOUT (FORMAT csv)", work, timeout)
 
 

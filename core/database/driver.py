@@ -46,6 +46,7 @@ OnStatement = Callable[[str, float, BaseException | None], None]
 SessionAttrs = Literal["any", "primary", "standby", "read-write", "read-only", "prefer-standby"]
 
 _DEAD_PEER_MS = 15_000  # unacknowledged bytes for this long mean a dead network (TCP_USER_TIMEOUT)
+_GOODBYE = 1.0  # seconds
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
 
 
@@ -103,6 +104,15 @@ class DriverConnection(asyncpg.Connection):
         statement = await super().prepare(query, **options)
         return statement if self.on_statement is None else _TimedStatement(statement, query, self.on_statement)
 
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Say good-bye, within a second at the most: a dead network gets no more."""
+        limit = min(timeout or _GOODBYE, _GOODBYE)
+        try:
+            async with asyncio.timeout(limit):
+                await super().close()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self.terminate()
+
     async def _commit(self) -> str:
         """COMMIT; what the server answers is believed, not that it answered."""
         if self.is_closed():
@@ -157,6 +167,9 @@ class _TimedStatement:
         self.cursor = statement.cursor
         self.get_attributes = statement.get_attributes
         self.get_statusmsg = statement.get_statusmsg
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._statement, name)
 
     async def fetch(self, *args: Any) -> list[Any]:
         start = time.perf_counter()
@@ -281,10 +294,10 @@ def _watch_network(connection: DriverConnection) -> None:
 
 
 async def probe(connection: DriverConnection, *, timeout: float) -> bool:
-    """Whether the connection answers an empty statement within `timeout` seconds; if not it is terminated."""
+    """Whether the connection answers a statement without columns within `timeout` seconds; if not it is terminated."""
     try:
         async with asyncio.timeout(timeout):
-            await connection.execute(";")
+            await asyncpg.Connection.execute(connection, "SELECT")  # past the monitor
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
         connection.terminate()
         return False

@@ -266,8 +266,9 @@ class DatabaseManager:
         deadline = time.monotonic() + timeout
         pause, last = 0.05, None
         while (left := deadline - time.monotonic()) > 0:
+            limit = asyncio.timeout(left)
             try:
-                async with asyncio.timeout(left) as limit:
+                async with limit:
                     await self.connect()
                     return
             except _FINAL:

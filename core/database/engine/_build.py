@@ -21,6 +21,9 @@ from core.database.monitoring import QueryMonitor
 from core.database.types import strict_json_dumps, strict_json_loads
 
 
+_PREPARED = 100  # statements that stay prepared on each connection
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineOptions:
     """All that an engine is made from, besides the URL."""
@@ -49,9 +52,14 @@ def build_engine(
     record = functools.partial(monitor.record, read_only=read_only) if monitor is not None else None
     connector = Connector(_spec(url, options, read_only=read_only), on_statement=record, recover=recover)
     pool, timeouts = options.pool, options.timeouts
+
+    def creator() -> Any:
+        cached = 0 if options.pgbouncer else _PREPARED
+        return engine.dialect.loaded_dbapi.connect(async_creator_fn=connector, prepared_statement_cache_size=cached)
+
     engine = create_async_engine(
         _shown(url),
-        async_creator=connector,
+        creator=creator,
         poolclass=AsyncAdaptedQueuePool,
         pool_size=pool.read_size if read_only else pool.size,
         max_overflow=0 if read_only else pool.max_overflow,
@@ -60,7 +68,6 @@ def build_engine(
         hide_parameters=True,
         json_serializer=strict_json_dumps,
         json_deserializer=strict_json_loads,
-        prepared_statement_cache_size=0 if options.pgbouncer else 100,
         **({"isolation_level": "AUTOCOMMIT"} if read_only else {}),
     )
     _watch_pool(engine, connector, pool, timeouts)
@@ -168,7 +175,7 @@ def _watch_pool(engine: AsyncEngine, connector: Connector, pool: PoolOptions, ti
         if adapted is None:
             return
         connection: DriverConnection = adapted.driver_connection
-        if connection.is_in_transaction():
+        if not connection.is_closed() and connection.is_in_transaction():
             connection.terminate()
         connection.failed = False
         connection.idle_since = time.monotonic()

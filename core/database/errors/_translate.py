@@ -230,7 +230,7 @@ def _network(error: OSError, phase: Phase) -> PandaDatabaseError:
 
 def _tls_reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message or "certificate refused"
+        return getattr(error, "verify_message", None) or "certificate refused"
     return (error.reason or type(error).__name__).replace("_", " ").lower()
 
 

@@ -1,0 +1,1 @@
+"""Topologies and faults: what stands between a client and a server."""
