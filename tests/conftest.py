@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +19,24 @@ from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 
 _numbers = itertools.count(1)
 _SPEED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--components-required", action="store_true", help="fail where a component is missing")
+
+
+@pytest.fixture(scope="session")
+def component(pytestconfig: pytest.Config) -> Callable[[bool, str], None]:
+    """Call with whether a component is there and the command that installs it: skips, or fails where all must run."""
+
+    def need(available: bool, install: str) -> None:
+        if available:
+            return
+        if pytestconfig.getoption("--components-required"):
+            pytest.fail(f"a component is missing: {install}")
+        pytest.skip(f"a component is missing: {install}")
+
+    return need
 
 
 @pytest.fixture(scope="session")
