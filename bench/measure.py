@@ -4,13 +4,25 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from bench.server import Target
 
-__all__ = ["Entrant", "Goal", "Prepare", "Result", "SelfTimed", "Unavailable", "Unit", "Work", "expect", "rotated", "run_work"]
+__all__ = [
+    "Entrant",
+    "Goal",
+    "Prepare",
+    "Result",
+    "SelfTimed",
+    "Unavailable",
+    "Unit",
+    "Work",
+    "expect",
+    "rotated",
+    "run_work",
+]
 
 Unit = Callable[[], Awaitable[None]]
 """Does the work once and checks what came back."""
@@ -154,17 +166,19 @@ async def _alone(
 
 
 @contextmanager
-def _absence_noted(entrant: Entrant, absent: dict[str, str]) -> Iterator[None]:
+def _absence_noted(entrant: Entrant, absent: dict[str, str]) -> Generator[None]:
     try:
         yield
     except Unavailable as error:
         absent[entrant.name] = str(error)
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in {"bench", "core"}:
+            raise
         absent[entrant.name] = f"{error.name} is not installed: pip install -r requirements/bench.lock"
 
 
 @contextmanager
-def _settled_heap() -> Iterator[None]:
+def _settled_heap() -> Generator[None]:
     """What the entrants have imported and built is left out of every collection that falls into a sample."""
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
 """How this project is opened: the pools as large as the peers', everything else as it comes unless an entrant says so."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ async def migrate(target: Target) -> None:
 
 
 @asynccontextmanager
-async def opened_manager(target: Target, **options: Any) -> "AsyncIterator[DatabaseManager]":
+async def opened_manager(target: Target, **options: Any) -> "AsyncGenerator[DatabaseManager]":
     """A connected manager that does not look at the schema, since most works have none of it."""
     async with manager_for(target, verify_migrations=False, **options) as manager:
         yield manager

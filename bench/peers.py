@@ -3,14 +3,13 @@
 A peer is imported when it is opened, so that one which is not installed is missed by name and the rest still run.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from bench.server import Target
 
 if TYPE_CHECKING:
-    import asyncpg
     from piccolo.engine.postgres import PostgresEngine
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
@@ -27,7 +26,7 @@ async def _leave_as_it_is(connection: Any) -> None:
 
 
 @asynccontextmanager
-async def asyncpg_pool(target: Target, *, opened: int = 1, reset: bool = True) -> "AsyncIterator[asyncpg.Pool[Any]]":
+async def asyncpg_pool(target: Target, *, opened: int = 1, reset: bool = True) -> AsyncGenerator[Any]:
     """The driver's own pool; without `reset` nothing is sent when a connection comes back."""
     import asyncpg
 
@@ -37,7 +36,7 @@ async def asyncpg_pool(target: Target, *, opened: int = 1, reset: bool = True) -
 
 
 @asynccontextmanager
-async def sqlalchemy_engine(target: Target, *, autocommit: bool = False) -> "AsyncIterator[AsyncEngine]":
+async def sqlalchemy_engine(target: Target, *, autocommit: bool = False) -> "AsyncGenerator[AsyncEngine]":
     """Plain SQLAlchemy on asyncpg, as its documentation has it."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -52,7 +51,7 @@ async def sqlalchemy_engine(target: Target, *, autocommit: bool = False) -> "Asy
 
 
 @asynccontextmanager
-async def tortoise_client(target: Target, *, opened: int = 1) -> AsyncIterator[Any]:
+async def tortoise_client(target: Target, *, opened: int = 1) -> AsyncGenerator[Any]:
     """Tortoise on asyncpg with the bench's models; yields its client for the one connection there is."""
     from tortoise import Tortoise
 
@@ -66,7 +65,7 @@ async def tortoise_client(target: Target, *, opened: int = 1) -> AsyncIterator[A
 
 
 @asynccontextmanager
-async def piccolo_engine(target: Target, *, opened: int = 1) -> "AsyncIterator[PostgresEngine]":
+async def piccolo_engine(target: Target, *, opened: int = 1) -> "AsyncGenerator[PostgresEngine]":
     """Piccolo's engine with its pool started."""
     from piccolo.engine.postgres import PostgresEngine
 
@@ -81,12 +80,16 @@ async def piccolo_engine(target: Target, *, opened: int = 1) -> "AsyncIterator[P
 @asynccontextmanager
 async def psycopg_pool(
     target: Target, *, opened: int = 1, autocommit: bool = False
-) -> "AsyncIterator[AsyncConnectionPool[AsyncConnection[Any]]]":
+) -> "AsyncGenerator[AsyncConnectionPool[AsyncConnection[Any]]]":
     """psycopg 3 with its C parts; `autocommit` spares it BEGIN and COMMIT."""
+    from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
     words = {"dbname" if word == "database" else word: value for word, value in target.keywords.items()}
     kwargs = {**words, "autocommit": autocommit}
-    async with AsyncConnectionPool(kwargs=kwargs, min_size=opened, max_size=POOL, open=False) as pool:
+    kind = AsyncConnection[Any]
+    async with AsyncConnectionPool(
+        connection_class=kind, kwargs=kwargs, min_size=opened, max_size=POOL, open=False
+    ) as pool:
         await pool.wait()
         yield pool

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +46,7 @@ def seconds_from(report: str, units: int) -> float:
 
 
 @asynccontextmanager
-async def opened_pgbench(target: Target, *, script: str, clients: int = 1) -> AsyncIterator[SelfTimed]:
+async def opened_pgbench(target: Target, *, script: str, clients: int = 1) -> AsyncGenerator[SelfTimed]:
     """Runs `script` with prepared statements; a sample's units must divide by `clients`, each with a connection."""
     program = find_pgbench()
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:

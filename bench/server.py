@@ -3,7 +3,7 @@
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,11 @@ class Target:
     @property
     def url(self) -> str:
         """The URL that this project takes; it holds the password."""
-        place = {"host": self.host, "port": self.port} if not self.host.startswith("/") else {}
-        query = {"host": self.host, "port": str(self.port)} if not place else {}
-        url = URL.create(
-            "postgresql", username=self.user, password=self.password, database=self.database, query=query, **place
-        )
+        parts = URL.create("postgresql", username=self.user, password=self.password, database=self.database)
+        if self.host.startswith("/"):
+            url = parts.set(query={"host": self.host, "port": str(self.port)})
+        else:
+            url = parts.set(host=self.host, port=self.port)
         return url.render_as_string(hide_password=False)
 
     @property
@@ -52,7 +52,7 @@ class Target:
 
 
 @asynccontextmanager
-async def opened_target() -> AsyncIterator[Target]:
+async def opened_target() -> AsyncGenerator[Target]:
     """An empty database of our own, dropped afterwards."""
     with _server_url() as url:
         server = Target.from_url(url)
@@ -65,7 +65,7 @@ async def opened_target() -> AsyncIterator[Target]:
 
 
 @contextmanager
-def _server_url() -> Iterator[str]:
+def _server_url() -> Generator[str]:
     if given := os.environ.get("BENCH_DATABASE_URL"):
         yield given
         return

@@ -1,10 +1,10 @@
 """Open a session, ask for one value, close it: what an application pays before it has done anything."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from sqlalchemy import text
+from sqlalchemy import Integer, literal_column, text
 
 from bench import panda, peers
 from bench.measure import Entrant, Goal, SelfTimed, Unit, Work, expect
@@ -23,7 +23,7 @@ _ONE = text(_SQL)
 
 
 @asynccontextmanager
-async def _asyncpg(opened: int, reset: bool, target: Target) -> AsyncIterator[Unit]:
+async def _asyncpg(opened: int, reset: bool, target: Target) -> AsyncGenerator[Unit]:
     async with peers.asyncpg_pool(target, opened=opened, reset=reset) as pool:
 
         async def unit() -> None:
@@ -34,7 +34,7 @@ async def _asyncpg(opened: int, reset: bool, target: Target) -> AsyncIterator[Un
 
 
 @asynccontextmanager
-async def _panda(read_only: bool, target: Target) -> AsyncIterator[Unit]:
+async def _panda(read_only: bool, target: Target) -> AsyncGenerator[Unit]:
     async with panda.opened_manager(target) as manager:
 
         async def unit() -> None:
@@ -45,7 +45,7 @@ async def _panda(read_only: bool, target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _sqlalchemy(autocommit: bool, target: Target) -> AsyncIterator[Unit]:
+async def _sqlalchemy(autocommit: bool, target: Target) -> AsyncGenerator[Unit]:
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
     async with peers.sqlalchemy_engine(target, autocommit=autocommit) as engine:
@@ -59,24 +59,28 @@ async def _sqlalchemy(autocommit: bool, target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _sqlmodel(target: Target) -> AsyncIterator[Unit]:
+async def _sqlmodel(target: Target) -> AsyncGenerator[Unit]:
+    from sqlmodel import select
     from sqlmodel.ext.asyncio.session import AsyncSession
 
+    one = select(literal_column("1", Integer))
     async with peers.sqlalchemy_engine(target) as engine:
 
         async def unit() -> None:
             async with AsyncSession(engine, expire_on_commit=False) as session:
-                expect((await session.exec(_ONE)).scalar(), 1)
+                expect((await session.exec(one)).one(), 1)
 
         yield unit
 
 
 @asynccontextmanager
-async def _advanced_alchemy(target: Target) -> AsyncIterator[Unit]:
+async def _advanced_alchemy(target: Target) -> AsyncGenerator[Unit]:
     from advanced_alchemy.config import AsyncSessionConfig, SQLAlchemyAsyncConfig
 
     async with peers.sqlalchemy_engine(target) as engine:
-        config = SQLAlchemyAsyncConfig(engine_instance=engine, session_config=AsyncSessionConfig(expire_on_commit=False))
+        config = SQLAlchemyAsyncConfig(
+            engine_instance=engine, session_config=AsyncSessionConfig(expire_on_commit=False)
+        )
 
         async def unit() -> None:
             async with config.get_session() as session:
@@ -86,7 +90,7 @@ async def _advanced_alchemy(target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _tortoise(opened: int, target: Target) -> AsyncIterator[Unit]:
+async def _tortoise(opened: int, target: Target) -> AsyncGenerator[Unit]:
     async with peers.tortoise_client(target, opened=opened) as client:
 
         async def unit() -> None:
@@ -97,11 +101,11 @@ async def _tortoise(opened: int, target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _piccolo(opened: int, target: Target) -> AsyncIterator[Unit]:
+async def _piccolo(opened: int, target: Target) -> AsyncGenerator[Unit]:
     async with peers.piccolo_engine(target, opened=opened) as engine:
         from piccolo.table import Table
 
-        class Nothing(Table, db=engine):
+        class Nothing(Table, db=engine):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
             """A table to ask through; `raw` reads no table."""
 
         async def unit() -> None:
@@ -112,7 +116,7 @@ async def _piccolo(opened: int, target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _psycopg(opened: int, autocommit: bool, target: Target) -> AsyncIterator[Unit]:
+async def _psycopg(opened: int, autocommit: bool, target: Target) -> AsyncGenerator[Unit]:
     async with peers.psycopg_pool(target, opened=opened, autocommit=autocommit) as pool:
 
         async def unit() -> None:
@@ -125,7 +129,7 @@ async def _psycopg(opened: int, autocommit: bool, target: Target) -> AsyncIterat
 
 
 @asynccontextmanager
-async def _pgbench(clients: int, target: Target) -> AsyncIterator[SelfTimed]:
+async def _pgbench(clients: int, target: Target) -> AsyncGenerator[SelfTimed]:
     async with opened_pgbench(target, script=f"{_SQL};\n", clients=clients) as clock:
         yield clock
 

@@ -32,7 +32,7 @@ def draw_curve(
     values = [value for _, value in points]
     low, high = min(values), max(values)
     labels = _labels(low, high, height)
-    margin = max(len(label) for label in labels)
+    margin = max(len(currency), *map(len, labels))
     columns = max(2, width - margin - 2)
     tick, wall, corner, floor = ("+", "|", "+", "-") if plain else ("┤", "│", "└", "─")
     spans = _spans(values, columns if plain else columns * 2, height if plain else height * 4, low, high)
@@ -66,7 +66,9 @@ def _spans(values: list[Decimal], columns: int, levels: int, low: Decimal, high:
     more points than columns.
     """
     reach = high - low
-    scaled = [int((value - low) * (levels - 1) / reach + Decimal("0.5")) if reach else (levels - 1) // 2 for value in values]
+    scaled = [
+        int((value - low) * (levels - 1) / reach + Decimal("0.5")) if reach else (levels - 1) // 2 for value in values
+    ]
     spans: list[tuple[int, int]] = []
     last = scaled[0]
     for column in range(columns):

@@ -30,6 +30,10 @@ class DemoReporter(Protocol):
         """`note` says what came out of it, such as "100,000 added"."""
         ...
 
+    def failed(self, step: str) -> None:
+        """The step ended by an error or was broken off."""
+        ...
+
 
 class SilentReporter:
     """A reporter that says nothing."""
@@ -38,6 +42,9 @@ class SilentReporter:
         """Say nothing."""
 
     def finished(self, step: str, *, seconds: float, note: str) -> None:
+        """Say nothing."""
+
+    def failed(self, step: str) -> None:
         """Say nothing."""
 
 

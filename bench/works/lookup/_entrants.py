@@ -1,6 +1,6 @@
 """Who looks up, and how."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -18,14 +18,14 @@ CORE = "Alpha Panda, Core row"
 
 
 @asynccontextmanager
-async def _pgbench(target: Target) -> AsyncIterator[SelfTimed]:
+async def _pgbench(target: Target) -> AsyncGenerator[SelfTimed]:
     script = f"\\set token random(1, {ROWS})\n{BY_TOKEN} :token;\n"
     async with opened_pgbench(target, script=script) as clock:
         yield clock
 
 
 @asynccontextmanager
-async def _asyncpg(target: Target) -> AsyncIterator[Unit]:
+async def _asyncpg(target: Target) -> AsyncGenerator[Unit]:
     async with peers.asyncpg_pool(target, reset=False) as pool:
         keys = tokens()
 
@@ -39,7 +39,7 @@ async def _asyncpg(target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _panda_orm(target: Target) -> AsyncIterator[Unit]:
+async def _panda_orm(target: Target) -> AsyncGenerator[Unit]:
     from bench.works.lookup._sqlalchemy_models import PandaInstrument
 
     async with panda.opened_manager(target) as manager:
@@ -54,7 +54,7 @@ async def _panda_orm(target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _panda_core(target: Target) -> AsyncIterator[Unit]:
+async def _panda_core(target: Target) -> AsyncGenerator[Unit]:
     from sqlalchemy import select
 
     from bench.works.lookup._sqlalchemy_models import PandaInstrument
@@ -73,7 +73,7 @@ async def _panda_core(target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _sqlalchemy_orm(autocommit: bool, target: Target) -> AsyncIterator[Unit]:
+async def _sqlalchemy_orm(autocommit: bool, target: Target) -> AsyncGenerator[Unit]:
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
     from bench.works.lookup._sqlalchemy_models import PlainInstrument
@@ -90,7 +90,7 @@ async def _sqlalchemy_orm(autocommit: bool, target: Target) -> AsyncIterator[Uni
 
 
 @asynccontextmanager
-async def _sqlalchemy_core(autocommit: bool, target: Target) -> AsyncIterator[Unit]:
+async def _sqlalchemy_core(autocommit: bool, target: Target) -> AsyncGenerator[Unit]:
     from sqlalchemy import select
 
     from bench.works.lookup._sqlalchemy_models import PlainInstrument
@@ -109,7 +109,7 @@ async def _sqlalchemy_core(autocommit: bool, target: Target) -> AsyncIterator[Un
 
 
 @asynccontextmanager
-async def _sqlmodel(target: Target) -> AsyncIterator[Unit]:
+async def _sqlmodel(target: Target) -> AsyncGenerator[Unit]:
     from sqlmodel.ext.asyncio.session import AsyncSession
 
     from bench.works.lookup._sqlmodel_models import Instrument as Model
@@ -126,7 +126,7 @@ async def _sqlmodel(target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _tortoise(target: Target) -> AsyncIterator[Unit]:
+async def _tortoise(target: Target) -> AsyncGenerator[Unit]:
     async with peers.tortoise_client(target):
         from bench.works.lookup._tortoise_models import Instrument as Model
 
@@ -140,7 +140,7 @@ async def _tortoise(target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _piccolo(target: Target) -> AsyncIterator[Unit]:
+async def _piccolo(target: Target) -> AsyncGenerator[Unit]:
     async with peers.piccolo_engine(target) as engine:
         from bench.works.lookup._piccolo_models import instrument_table
 
@@ -154,7 +154,7 @@ async def _piccolo(target: Target) -> AsyncIterator[Unit]:
 
 
 @asynccontextmanager
-async def _psycopg(autocommit: bool, target: Target) -> AsyncIterator[Unit]:
+async def _psycopg(autocommit: bool, target: Target) -> AsyncGenerator[Unit]:
     async with peers.psycopg_pool(target, autocommit=autocommit) as pool:
         from psycopg.rows import class_row
 

@@ -12,7 +12,7 @@ __all__ = ["instrument_table"]
 def instrument_table(engine: PostgresEngine) -> Any:
     """The table class, bound to `engine`."""
 
-    class Instrument(Table, tablename="bench_instruments", db=engine):
+    class Instrument(Table, tablename="bench_instruments", db=engine):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
         token = BigInt(primary_key=True)
         symbol = Text()
         name = Text()

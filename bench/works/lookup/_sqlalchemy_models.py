@@ -1,6 +1,6 @@
 """The table as plain SQLAlchemy maps it, and as this project's column types do."""
 
-import datetime
+import datetime as dt
 from decimal import Decimal
 
 from sqlalchemy import BigInteger, DateTime, Numeric
@@ -30,9 +30,9 @@ class PlainInstrument(_PlainBase):
     strike: Mapped[Decimal] = mapped_column(Numeric(28, 10))
     tick_size: Mapped[Decimal] = mapped_column(Numeric(28, 10))
     lot_size: Mapped[int]
-    expiry: Mapped[datetime.date]
+    expiry: Mapped[dt.date]
     is_active: Mapped[bool]
-    updated_at: Mapped[datetime.datetime] = mapped_column(DateTime(timezone=True))
+    updated_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
 
 
 class PandaInstrument(_PandaBase):
@@ -46,6 +46,6 @@ class PandaInstrument(_PandaBase):
     strike: Mapped[Decimal] = mapped_column(Money())
     tick_size: Mapped[Decimal] = mapped_column(Money())
     lot_size: Mapped[int]
-    expiry: Mapped[datetime.date]
+    expiry: Mapped[dt.date]
     is_active: Mapped[bool]
-    updated_at: Mapped[datetime.datetime] = mapped_column(UtcDateTime())
+    updated_at: Mapped[dt.datetime] = mapped_column(UtcDateTime())

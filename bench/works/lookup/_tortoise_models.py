@@ -19,5 +19,5 @@ class Instrument(Model):
     is_active = fields.BooleanField()
     updated_at = fields.DatetimeField()
 
-    class Meta:
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         table = "bench_instruments"

@@ -1,7 +1,6 @@
 """DatabaseManager: the lifecycle of the engines, and the doors to sessions and transactions."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -19,19 +18,16 @@ from core.config.options import (
     TlsOptions,
 )
 from core.database import embedded, schema
-from core.database.connection._fork import abandon_pool, forget_after_fork
+from core.database.connection._engines import Engines
+from core.database.connection._fork import forget_after_fork
 from core.database.connection._session import SavepointScope, SessionScope, TransactionScope, caller_of
-from core.database.connection._startup import checked_mode, reach
-from core.database.engine import DatabaseUrl, EngineOptions, build_engine, tls_mode
+from core.database.connection._startup import checked_mode, reach, until_ready
+from core.database.engine import DatabaseUrl, EngineOptions, tls_mode
 from core.database.errors import (
-    AuthenticationFailed,
     ConfigurationError,
-    ConnectTimeout,
     ForkedProcess,
     ManagerNotConnected,
-    PandaDatabaseError,
     SessionMisuse,
-    TlsRefused,
     WrongEventLoop,
 )
 from core.database.health import check_health, unhealthy
@@ -45,7 +41,6 @@ T = TypeVar("T")
 IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
 _log = get_logger()
-_FINAL = (AuthenticationFailed, TlsRefused, ConfigurationError, SessionMisuse)
 
 
 class DatabaseManager:
@@ -90,9 +85,7 @@ class DatabaseManager:
         self._url = DatabaseUrl.parse(db_url) if self._server is None else None
         if self._url is not None:
             tls_mode(self._url, self._options.tls, self._environment)
-        self._engine: AsyncEngine | None = None
-        self._reader: AsyncEngine | None = None
-        self._variants: dict[tuple[Any, ...], AsyncEngine] = {}
+        self._engines: Engines | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._warnings: list[str] = []
         self._connecting: asyncio.Lock | None = None
@@ -123,15 +116,13 @@ class DatabaseManager:
 
     def __repr__(self) -> str:
         place = self._server.directory if self._server is not None else self._url
-        state = "connected" if self._engine is not None else "not connected"
+        state = "connected" if self._engines is not None else "not connected"
         return f"<DatabaseManager {place} {self._environment} {self._mode} {state}>"
 
     @property
     def engine(self) -> AsyncEngine:
         """The read-write engine. Raises `ManagerNotConnected` before `connect()`."""
-        self._check()
-        assert self._engine is not None
-        return self._engine
+        return self._check().writer
 
     async def connect(self) -> None:
         """Start the built-in server if the URL is `embedded:`, reach the database, and see to its schema.
@@ -142,7 +133,7 @@ class DatabaseManager:
         if self._connecting is None:
             self._connecting = asyncio.Lock()
         async with self._connecting:
-            if self._engine is not None and not self._forked:
+            if self._engines is not None and not self._forked:
                 self._check()
                 return
             self._forked = False
@@ -150,14 +141,13 @@ class DatabaseManager:
             url = await self._resolve()
             monitor = self._monitor if self._monitoring.enabled else None
             recover = self._restart_server if self._server is not None else None
-            self._engine = build_engine(url, self._options, monitor=monitor, recover=recover)
-            self._reader = build_engine(url, self._options, monitor=monitor, recover=recover, read_only=True)
+            engines = self._engines = Engines(url, self._options, monitor=monitor, recover=recover)
             try:
-                self._warnings = await reach(self._engine, url, self._options)
+                self._warnings = await reach(engines.writer, url, self._options)
                 for warning in self._warnings:
                     _log.warning(warning)
                 await schema.prepare(
-                    self._engine,
+                    engines.writer,
                     mode=self._mode,
                     environment=self._environment,
                     verify=self._verify,
@@ -169,16 +159,9 @@ class DatabaseManager:
 
     async def close(self) -> None:
         """Close every connection; the built-in server is stopped if nobody else uses it. Safe to call twice."""
-        engines = [engine for engine in (self._engine, self._reader) if engine is not None]
-        self._engine = self._reader = None
-        self._variants.clear()
-        if engines and self._loop is asyncio.get_running_loop():
-            try:
-                async with asyncio.timeout(self._options.timeouts.cleanup):
-                    for engine in engines:
-                        await engine.dispose()
-            except TimeoutError:
-                _log.warning("connections did not close in time")
+        engines, self._engines = self._engines, None
+        if engines is not None and self._loop is asyncio.get_running_loop():
+            await engines.dispose(timeout=self._options.timeouts.cleanup)
         if self._server is not None:
             await asyncio.to_thread(self._server.release)
 
@@ -244,15 +227,12 @@ class DatabaseManager:
     async def health_check(self) -> dict[str, Any]:
         """`status` healthy | degraded | unhealthy, and figures; never raises and answers within its time limit."""
         try:
-            self._check()
+            engines = self._check()
         except SessionMisuse as error:
             return unhealthy(str(error), warnings=self._warnings)
-        assert self._engine is not None
-        assert self._reader is not None
-        engine = self._engine if self._options.pgbouncer else self._reader
         return await check_health(
-            engine,
-            {"read_write": self._engine, "read_only": self._reader},
+            engines.writer if self._options.pgbouncer else engines.reader,
+            {"read_write": engines.writer, "read_only": engines.reader},
             timeout=self._options.timeouts.health,
             warnings=self._warnings,
         )
@@ -263,25 +243,7 @@ class DatabaseManager:
         A wrong password, refused TLS or wrong configuration is raised at once, everything else when time is up:
         the last error, or `ConnectTimeout` when none has come.
         """
-        deadline = time.monotonic() + timeout
-        pause, last = 0.05, None
-        while (left := deadline - time.monotonic()) > 0:
-            limit = asyncio.timeout(left)
-            try:
-                async with limit:
-                    await self.connect()
-                    return
-            except _FINAL:
-                raise
-            except PandaDatabaseError as error:
-                last = error
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                break
-            await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-            pause = min(pause * 2, 1.0)
-        raise last or ConnectTimeout(f"the database was not ready within {timeout:g} s")
+        await until_ready(self.connect, timeout=timeout)
 
     async def init(self) -> None:
         """The original system's name for `connect`."""
@@ -307,46 +269,31 @@ class DatabaseManager:
         consistent: bool = False,
         isolation_level: IsolationLevel | None = None,
     ) -> SessionScope:
-        self._check()
+        engines = self._check()
         single = read_only and not consistent and not self._options.pgbouncer
         return SessionScope(
-            lambda: self._engine_for(single=single, read_only=read_only, isolation_level=isolation_level),
+            engines.reader if single else engines.variant(read_only=read_only, isolation_level=isolation_level),
+            check=self._check,
             offline=single,
             patience=self._options.timeouts.cleanup,
             monitor=self._monitor if self._monitoring.enabled else None,
             caller=caller,
         )
 
-    def _engine_for(self, *, single: bool, read_only: bool, isolation_level: str | None) -> AsyncEngine:
-        self._check()
-        assert self._engine is not None
-        assert self._reader is not None
-        if single:
-            return self._reader
-        if not read_only and isolation_level is None:
-            return self._engine
-        key = (read_only, isolation_level)
-        if key not in self._variants:
-            options: dict[str, Any] = {"postgresql_readonly": True} if read_only else {}
-            if isolation_level is not None:
-                options["isolation_level"] = isolation_level
-            self._variants[key] = self._engine.execution_options(**options)
-        return self._variants[key]
-
-    def _check(self) -> None:
+    def _check(self) -> Engines:
         if self._forked:
             raise ForkedProcess("this manager was connected before the process forked")
-        if self._engine is None:
+        if self._engines is None:
             raise ManagerNotConnected("this manager is not connected")
         if asyncio.get_running_loop() is not self._loop:
             raise WrongEventLoop("this manager was connected on another event loop")
+        return self._engines
 
     def _abandon(self) -> None:
         """Forget, in the child of a fork, what belongs to the parent; `connect()` then starts anew."""
-        for engine in (self._engine, self._reader):
-            if engine is not None:
-                self._forked = True
-                abandon_pool(engine)
+        if self._engines is not None:
+            self._forked = True
+            self._engines.abandon()
         self._connecting = None
 
     async def _resolve(self) -> DatabaseUrl:

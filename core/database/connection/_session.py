@@ -102,18 +102,20 @@ async def _close(session: PandaSession) -> None:
 class SessionScope:
     """`async with` around one session: leaving without commit rolls back and returns the connection."""
 
-    __slots__ = ("_engine", "_entered", "_monitor", "_offline", "_opened_at", "_patience", "_ready", "_session")
+    __slots__ = ("_check", "_engine", "_entered", "_monitor", "_offline", "_opened_at", "_patience", "_session")
 
     def __init__(
         self,
-        engine: Callable[[], AsyncEngine],
+        engine: AsyncEngine,
         *,
+        check: Callable[[], object],
         offline: bool,
         patience: float,
         monitor: QueryMonitor | None,
         caller: str,
     ) -> None:
         self._engine = engine
+        self._check = check
         self._offline = offline
         self._patience = patience
         self._monitor = monitor
@@ -122,7 +124,8 @@ class SessionScope:
         self._session: PandaSession | None = None
 
     async def __aenter__(self) -> PandaSession:
-        self._session = PandaSession(self._engine())
+        self._check()  # the scope may be entered long after it was made, or elsewhere
+        self._session = PandaSession(self._engine)
         self._entered = time.monotonic()
         return self._session
 

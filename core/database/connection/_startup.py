@@ -1,16 +1,27 @@
 """What is checked about the options before and while connecting."""
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, get_args
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.database.engine import DatabaseUrl, EngineOptions, tls_mode
-from core.database.errors import ConfigurationError
+from core.database.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    ConnectTimeout,
+    PandaDatabaseError,
+    SessionMisuse,
+    TlsRefused,
+)
 
 T = TypeVar("T")
 
 _LIMIT = text("SELECT current_setting('max_connections')::int")
+_FINAL = (AuthenticationFailed, TlsRefused, ConfigurationError, SessionMisuse)
 _RESERVED = 3  # superuser_reserved_connections, whose default no application may use
 
 
@@ -20,6 +31,29 @@ def checked_mode(name: str, value: T, choices: Any) -> T:
     if value not in allowed:
         raise ConfigurationError(f"{name} is none of the known modes", hint=f"Choose one of {', '.join(allowed)}.")
     return value
+
+
+async def until_ready(connect: Callable[[], Awaitable[None]], *, timeout: float) -> None:
+    """Await `connect()` until it works, `timeout` seconds in all; what waiting cannot mend is raised at once."""
+    deadline = time.monotonic() + timeout
+    pause = 0.05
+    last: PandaDatabaseError | None = None
+    while (left := deadline - time.monotonic()) > 0:
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                return await connect()
+        except _FINAL:
+            raise
+        except PandaDatabaseError as error:
+            last = error
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            break
+        await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(pause * 2, 1.0)
+    raise last or ConnectTimeout(f"the database was not ready within {timeout:g} s")
 
 
 async def reach(engine: AsyncEngine, url: DatabaseUrl, options: EngineOptions) -> list[str]:

@@ -1,5 +1,6 @@
 """The operating system's user that the server runs as, and running programs as that user."""
 
+import errno
 import logging
 import os
 import pwd
@@ -77,9 +78,11 @@ class Account:
                 hint="Look at the load and the free space of this machine, then try again.",
             ) from None
         except OSError as error:
+            mend = "Run as an ordinary user, or allow this process to switch users (CAP_SETUID and CAP_SETGID)."
+            if error.errno == errno.EACCES:
+                mend = "Look at the permissions of that file, and whether its file system is mounted noexec."
             raise EmbeddedServerError(
-                f"{command[0]} cannot be run as the OS user {self.name!r}: {error.strerror}",
-                hint="Run as an ordinary user, or allow this process to switch users (CAP_SETUID and CAP_SETGID).",
+                f"{command[0]} cannot be run as the OS user {self.name!r}: {error.strerror}", hint=mend
             ) from error
         return done.returncode, done.stdout
 
@@ -110,13 +113,18 @@ def current_account() -> Account:
 def owner_account(folder: Path) -> Account:
     """The user that owns a data folder, and so the one whose server may run on it."""
     uid = folder.stat().st_uid
+    if uid == os.geteuid() != 0:
+        return current_account()
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
         entry = None
     if entry is None or uid == 0:
+        whose = (
+            "root, and PostgreSQL refuses to run as root" if uid == 0 else f"the OS user id {uid}, which has no name"
+        )
         raise EmbeddedServerError(
-            f"{folder} belongs to {'root, as whom PostgreSQL refuses to run' if uid == 0 else f'the OS user id {uid}, which has no name'}",
+            f"{folder} belongs to {whose}",
             hint=f"Give it back to the user that it was created for: chown -R {SERVER_USER} {folder}",
         )
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
@@ -150,7 +158,19 @@ def _create(progress: Progress) -> Account | None:
     home = str(system_folder())
     shell = next((path for path in ("/usr/sbin/nologin", "/sbin/nologin") if Path(path).exists()), "/bin/false")
     plans = (
-        [["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", home, "--shell", shell, SERVER_USER]],
+        [
+            [
+                "useradd",
+                "--system",
+                "--user-group",
+                "--no-create-home",
+                "--home-dir",
+                home,
+                "--shell",
+                shell,
+                SERVER_USER,
+            ]
+        ],
         [["adduser", "--system", "--group", "--no-create-home", "--home", home, "--shell", shell, SERVER_USER]],
         [
             ["addgroup", "-S", SERVER_USER],

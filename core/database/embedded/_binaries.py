@@ -6,6 +6,7 @@ import shutil
 import stat
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,6 +69,16 @@ def system_binaries(account: Account, progress: Progress) -> Binaries:
     _refuse_unsafe(target)
     account.require_entry(target)
     return Binaries(target / _PACKAGE / _INSTALL / "bin")
+
+
+@lru_cache
+def program_version(postgres: Path, account: Account) -> str | None:
+    """The version that a server program states, such as 18.4; None if it cannot be run."""
+    try:
+        status, said = account.run([postgres, "--version"], timeout=10)
+    except EmbeddedServerError:
+        return None
+    return said.split()[-1] if status == 0 and said.strip() else None
 
 
 def _package() -> Path:

@@ -2,15 +2,18 @@
 
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 
 from core.database.embedded._account import Account, current_account
 from core.database.embedded._binaries import MAJOR, Binaries
 from core.database.embedded._folder import Layout, write_config
+from core.database.embedded._processes import inhabitants
 from core.database.errors import EmbeddedServerError
 
 _INITDB_LIMIT = 300.0
+_SWEEP_LIMIT = 10.0
 _UNFINISHED = "data.new-"
 _NOTICE = "# Written by Alpha Panda before each start of the server; changes made here are lost.\n"
 _OWN = """\
@@ -28,7 +31,7 @@ def create_cluster(layout: Layout, binaries: Binaries, account: Account, *, dura
     killed attempt left is removed.
     """
     for leftover in layout.directory.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        _sweep(leftover, account)
     # A new name each time: the initdb of a killed process may still be at work under the old one.
     unfinished = layout.directory / f"{_UNFINISHED}{uuid.uuid4().hex[:8]}"
     unfinished.mkdir(mode=0o700)
@@ -105,7 +108,8 @@ def _create_own(folder: Path, binaries: Binaries, account: Account, *, durable: 
 def _failed(what: str, folder: Path, status: int, output: str) -> EmbeddedServerError:
     lines = [line for line in output.splitlines() if line.strip()][-12:]
     return EmbeddedServerError(
-        f"{what} in {folder.parent} failed with status {status}:\n" + "\n".join(lines), hint=mend_of_failure(folder.parent)
+        f"{what} in {folder.parent} failed with status {status}:\n" + "\n".join(lines),
+        hint=mend_of_failure(folder.parent),
     )
 
 
@@ -114,6 +118,21 @@ def mend_of_failure(directory: Path) -> str:
     if shutil.disk_usage(directory).free < 100 * 1024 * 1024:
         return f"The file system of {directory} is nearly full: free some space, or name another folder."
     return "Mend what PostgreSQL names above and try again, or name another folder: embedded:///absolute/folder"
+
+
+def _sweep(leftover: Path, account: Account) -> None:
+    """Remove an unfinished cluster, once the programs that a killed process left at work in it have ended.
+
+    They notice by themselves; if the folder vanished below them, they would leave shared memory behind.
+    """
+    begin = time.monotonic()
+    while (at_work := inhabitants(leftover, account)) and time.monotonic() < begin + _SWEEP_LIMIT:
+        if time.monotonic() > begin + _SWEEP_LIMIT / 2:
+            for process in at_work:
+                if process.certain:
+                    process.shut_down()
+        time.sleep(0.05)
+    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _sync(directory: Path) -> None:

@@ -37,6 +37,11 @@ class Layout:
         return self.directory / "users"
 
     @property
+    def server(self) -> Path:
+        """Every process of the server holds the exclusive lock on it that was taken at the start, for its whole life."""
+        return self.directory / "server"
+
+    @property
     def keep(self) -> Path:
         return self.directory / "keep"
 
@@ -98,7 +103,8 @@ def claim(layout: Layout) -> None:
         )
     if layout.lock.exists():
         return
-    if any(name not in _NOBODYS and name != layout.lock.name for name in os.listdir(directory)):
+    strange = any(entry.name not in {*_NOBODYS, layout.lock.name} for entry in directory.iterdir())
+    if strange and not layout.lock.exists():  # another process may have claimed it meanwhile; the lock is made first
         raise EmbeddedServerError(
             f"{directory} is not empty and not the folder of an embedded server",
             hint="Name an empty or new folder: embedded:///absolute/folder",
@@ -138,24 +144,26 @@ def open_log(layout: Layout) -> int:
 
 
 def socket_folder(layout: Layout, account: Account) -> Path:
-    """Where the socket goes: the server's own folder, or a short one if the name would not fit into a socket address."""
-    if _fits(layout.socket):
+    """Where the socket goes: the server's own folder, or a short one if clients could not use that name."""
+    if _usable(layout.socket):
         return layout.socket
     digest = hashlib.sha256(os.fsencode(layout.directory)).hexdigest()[:16]
     for base in dict.fromkeys((Path(tempfile.gettempdir()).resolve(), Path("/tmp").resolve())):  # noqa: S108  # verified below
         short = base / f"alpha-panda-{digest}-{account.uid}"
-        if _fits(short):
+        if _usable(short):
             if account.is_other:
                 account.require_entry(base)
             return short
     raise EmbeddedServerError(
-        f"No name for a socket is short enough, neither below {layout.directory} nor below {tempfile.gettempdir()}",
-        hint="Name a folder with a shorter path: embedded:///absolute/folder",
+        f"No name for a socket is short enough or without a comma, neither below {layout.directory}"
+        f" nor below {tempfile.gettempdir()}",
+        hint="Name a folder with a shorter, plain path: embedded:///absolute/folder",
     )
 
 
-def _fits(folder: Path) -> bool:
-    return len(os.fsencode(folder / SOCKET_FILE)) <= _SUN_PATH
+def _usable(folder: Path) -> bool:
+    """Whether the socket's name fits into a socket address, and no client takes the folder for a list of hosts."""
+    return "," not in str(folder) and len(os.fsencode(folder / SOCKET_FILE)) <= _SUN_PATH
 
 
 def prepare_socket_folder(folder: Path, account: Account) -> None:

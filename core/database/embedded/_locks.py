@@ -50,6 +50,14 @@ class FileLock:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             self._forget()
 
+    def fileno(self) -> int:
+        return self._fd
+
+    def hand_over(self) -> None:
+        """Leave the lock to a child that was given the descriptor: it is held until the child and all its children end."""
+        with _guard:
+            self._forget()
+
     def _try(self) -> bool:
         with _guard:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -58,7 +66,7 @@ class FileLock:
             try:
                 fcntl.flock(self._fd, self._mode | fcntl.LOCK_NB)
                 # A lock on a file that was deleted meanwhile protects nothing.
-                locked = os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+                locked = os.path.samestat(os.fstat(self._fd), self.path.stat())
             except (BlockingIOError, FileNotFoundError):
                 pass
             finally:
@@ -70,6 +78,18 @@ class FileLock:
         os.close(self._fd)
         self._fd = -1
         _held.discard(self)
+
+
+def shared_holders(path: Path) -> int | None:
+    """How many hold a shared lock on the file, over all processes; None where the system does not tell (not Linux)."""
+    try:
+        inode = path.stat().st_ino
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return 0 if Path("/proc/locks").exists() else None
+    # Only the inode is compared: the device that the kernel prints is not what stat(2) says on every file system.
+    holders = (line.split() for line in lines if " FLOCK " in line and " READ " in line and "->" not in line)
+    return sum(1 for fields in holders if fields[5].endswith(f":{inode}"))
 
 
 def _drop_inherited() -> None:

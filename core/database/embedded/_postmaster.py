@@ -12,7 +12,8 @@ from core.database.embedded import _processes
 from core.database.embedded._account import ENVIRONMENT, Account
 from core.database.embedded._binaries import Binaries
 from core.database.embedded._cluster import mend_of_failure
-from core.database.embedded._folder import Layout, open_log, prepare_socket_folder, remove_socket_folder
+from core.database.embedded._folder import SOCKET_FILE, Layout, open_log, prepare_socket_folder, remove_socket_folder
+from core.database.embedded._locks import FileLock
 from core.database.embedded._processes import ServerProcess
 from core.database.errors import EmbeddedServerError
 
@@ -24,7 +25,6 @@ OWN_SETTINGS = frozenset(
         "hba_file",
         "ident_file",
         "listen_addresses",
-        "log_line_prefix",
         "port",
         "unix_socket_directories",
         "unix_socket_group",
@@ -33,8 +33,9 @@ OWN_SETTINGS = frozenset(
 )
 """Settings on which privacy or our own reading of the server depends; the caller cannot change them."""
 
-_LOCK_FILE_EXISTS = " F0001 "  # the SQLSTATE, in the log, of a data folder that something still uses
+_UNSEEN_LIMIT = 5.0  # seconds for processes that are ending out of our sight
 _GRACE = 1.0  # orphans of a killed postmaster usually notice by themselves
+_LAUNCH_LIMIT = 10.0  # a postmaster that still has no PID file then has lost it
 # The shell ends at once, so that the server is nobody's child: not collected, warned of or signalled with this process.
 _DETACH = '(exec "$@" </dev/null >&2) & echo $!'
 
@@ -49,49 +50,56 @@ class Postmaster:
     socket_folder: Path
     ready: bool
 
+    @property
+    def reachable(self) -> bool:
+        """Whether it takes connections and its socket has not been deleted, as tidiers of temporary folders may do."""
+        return self.ready and (self.socket_folder / SOCKET_FILE).exists()
 
-def find(layout: Layout, account: Account) -> Postmaster | None:
+
+def find(layout: Layout) -> Postmaster | None:
     """The postmaster of that folder, if one runs. Needs no lock."""
     record = _read_pid_file(layout)
     if record is None:
         return None
     pid, socket, status = record
-    process = _processes.postmaster(pid, layout.data, account.uid)
+    process = _processes.postmaster(pid, layout.data, layout.data.stat().st_uid)
     return None if process is None else Postmaster(process, Path(socket), ready=bool(socket) and status == "ready")
 
 
 def start(
-    layout: Layout, account: Account, binaries: Binaries, socket: Path, settings: Mapping[str, str], *, timeout: float
-) -> Postmaster:
-    """Start a server that does not run and wait until it takes connections."""
-    deadline = time.monotonic() + timeout
-    blocked = False
-    while True:
-        _evict(layout, account, deadline, search=blocked)
+    layout: Layout, account: Account, binaries: Binaries, socket: Path, settings: Mapping[str, str], *, deadline: float
+) -> Postmaster | None:
+    """Start a server that does not run and wait until it takes connections.
+
+    None if one turns out to run after all: launched by a process that was killed before the server could say so.
+    """
+    life = FileLock(layout.server)
+    try:
+        if not _vacate(layout, account, life, deadline):
+            return None
+        _remove_stale_pid_file(layout)
         prepare_socket_folder(socket, account)
         log = open_log(layout)
         try:
             begin = os.fstat(log).st_size
-            process = _launch(layout, account, binaries, _options(layout, socket, settings), log)
+            process = _launch(layout, account, binaries, _options(layout, socket, settings), log, life)
         finally:
             os.close(log)
-        if process and (running := wait_until_ready(layout, account, process, deadline)):
-            return running
-        said = _said(layout, begin)
-        # Something still uses the data and no PID file says who: look for it, and try again.
-        blocked = _LOCK_FILE_EXISTS in said
-        if not blocked or time.monotonic() >= deadline:
-            raise EmbeddedServerError(
-                f"PostgreSQL did not start in {layout.directory}:\n{said}", hint=mend_of_failure(layout.directory)
-            )
-        time.sleep(0.2)
+    finally:
+        life.release()
+    if process and (running := wait_until_ready(layout, process, deadline)):
+        return running
+    raise EmbeddedServerError(
+        f"PostgreSQL did not start in {layout.directory}:\n{_said(layout, begin)}",
+        hint=mend_of_failure(layout.directory),
+    )
 
 
-def wait_until_ready(layout: Layout, account: Account, process: ServerProcess, deadline: float) -> Postmaster | None:
+def wait_until_ready(layout: Layout, process: ServerProcess, deadline: float) -> Postmaster | None:
     """The postmaster once it takes connections, which crash recovery may delay; None if it ends before."""
     pause = 0.005
     while process.alive:
-        running = find(layout, account)
+        running = find(layout)
         if running is not None and running.ready and running.process.pid == process.pid:
             return running
         if time.monotonic() >= deadline:
@@ -126,36 +134,64 @@ def _read_pid_file(layout: Layout) -> tuple[int, str, str] | None:
     except (FileNotFoundError, IndexError, ValueError):
         return None
     socket, status = (lines[line].strip() if len(lines) > line else "" for line in (4, 7))
-    return (pid, socket, status) if pid > 1 else None
+    return (pid, socket, status) if 1 < pid < 2**31 else None
 
 
-def _evict(layout: Layout, account: Account, deadline: float, *, search: bool) -> None:
-    """Make sure that no process has the data folder open, then remove a PID file that names a stranger.
+def _vacate(layout: Layout, account: Account, life: FileLock, deadline: float) -> bool:
+    """Wait until no process has the data folder open, and take the lock that proves it; False if a server runs after all.
 
-    After kill -9 of a postmaster its children may live on for a moment, and one that computes does not notice; it is
-    asked to end. A PID file whose process is gone is left to PostgreSQL, which checks it, and the shared memory, itself.
+    After kill -9 of a postmaster its children live on for a moment, and one that computes does not notice; it is asked to
+    end. The lock covers processes that cannot be seen from here, the search those that were started by hand.
     """
-    if not search and not (layout.data / "postmaster.pid").exists():
-        return
-    patience = time.monotonic() + _GRACE
-    while remaining := _processes.inhabitants(layout.data, account.uid):
+    begin = time.monotonic()
+    patience = begin + _GRACE
+    while find(layout) is None:
+        free = life.held or life.acquire(timeout=0)
+        suspicious = not free or (layout.data / "postmaster.pid").exists()
+        remaining = _processes.inhabitants(layout.data, account) if suspicious else []
+        if free and not remaining:
+            return True
         now = time.monotonic()
-        if now >= deadline:
-            raise EmbeddedServerError(
-                f"Processes of an earlier server still use {layout.data}: {[process.pid for process in remaining]}",
-                hint="Wait until they have ended, or end them, and try again.",
-            )
+        if now >= deadline or (not remaining and now >= begin + _UNSEEN_LIMIT):
+            raise _occupied(layout, remaining)
         if now >= patience:
-            for process in remaining:
-                if process.certain:
-                    _log.warning("ending process %d, which a killed server left in %s", process.pid, layout.data)
-                    process.shut_down()
             patience = now + _GRACE
+            _end(
+                [process for process in remaining if not process.is_postmaster or now >= begin + _LAUNCH_LIMIT], layout
+            )
         time.sleep(0.05)
+    return False
+
+
+def _occupied(layout: Layout, remaining: Sequence[ServerProcess]) -> EmbeddedServerError:
+    if remaining:
+        return EmbeddedServerError(
+            f"Processes of an earlier server still use {layout.data}: {[process.pid for process in remaining]}",
+            hint="Wait until they have ended, or end them, and try again.",
+        )
+    return EmbeddedServerError(
+        f"{layout.data} is in use by a server that cannot be seen from here, perhaps one in another container",
+        hint="Stop it there, or give this process a folder of its own: embedded:///absolute/folder",
+    )
+
+
+def _remove_stale_pid_file(layout: Layout) -> None:
+    """Once nobody uses the data: PostgreSQL removes a PID file whose process is gone, but believes one that is reused."""
+    pid_file = layout.data / "postmaster.pid"
+    if not pid_file.exists():
+        return
     record = _read_pid_file(layout)
-    if record is not None and _processes.exists(record[0]):
-        _log.info("%s names process %d, which is not its server; removing it", layout.data / "postmaster.pid", record[0])
-        (layout.data / "postmaster.pid").unlink(missing_ok=True)
+    if record is None or _processes.exists(record[0]):
+        _log.info("%s does not name a server of this folder; removing it", pid_file)
+        pid_file.unlink()
+
+
+def _end(orphans: Sequence[ServerProcess], layout: Layout) -> None:
+    for process in orphans:
+        if not process.certain:
+            continue
+        _log.warning("ending process %d, which a killed server left in %s", process.pid, layout.data)
+        process.shut_down()
 
 
 def _options(layout: Layout, socket: Path, settings: Mapping[str, str]) -> list[str]:
@@ -166,7 +202,6 @@ def _options(layout: Layout, socket: Path, settings: Mapping[str, str]) -> list[
         "unix_socket_permissions": "0700",
         "hba_file": str(layout.hba),
         "ident_file": str(layout.ident),
-        "log_line_prefix": "%m [%p] %e ",
     }
     return [part for name, value in ({**settings, **own}).items() for part in ("-c", f"{name}={value}")]
 
@@ -176,8 +211,10 @@ def _one_of_list(path: Path) -> str:
     return '"{}"'.format(str(path).replace('"', '""'))
 
 
-def _launch(layout: Layout, account: Account, binaries: Binaries, options: Sequence[str], log: int) -> ServerProcess | None:
-    """Start the program in a session of its own, holding nothing of ours but the log; None if it ended at once."""
+def _launch(
+    layout: Layout, account: Account, binaries: Binaries, options: Sequence[str], log: int, life: FileLock
+) -> ServerProcess | None:
+    """Start the program in a session of its own, with the log and its life lock; None if it ended at once."""
     command = ["/bin/sh", "-c", _DETACH, "sh", str(binaries.postgres), "-D", str(layout.data), *options]
     done = subprocess.run(  # noqa: S603  # the command is ours, and no part of it is read by the shell
         command,
@@ -190,8 +227,10 @@ def _launch(layout: Layout, account: Account, binaries: Binaries, options: Seque
         env=ENVIRONMENT,
         umask=0o077,
         start_new_session=True,
+        pass_fds=[life.fileno()],
         **account.switch(),
     )
+    life.hand_over()
     return _processes.launched(int(done.stdout))
 
 

@@ -3,12 +3,13 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # psutil ships no type information; this is the only room that sees it.
 
-import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from core.database.embedded._account import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,12 @@ class ServerProcess:
         return _alive(self._process)
 
     @property
-    def program(self) -> str:
-        """The path of the running program."""
-        return self._process.cmdline()[0]
+    def program(self) -> Path | None:
+        """The path that it was started by; None if it has ended."""
+        try:
+            return Path(self._process.cmdline()[0])
+        except (psutil.Error, IndexError):
+            return None
 
     def shut_down(self) -> bool:
         """Ask for a fast shutdown of the postmaster, or for the end of an orphan; False if it is gone."""
@@ -58,16 +62,16 @@ def launched(pid: int) -> ServerProcess | None:
         return None
 
 
-def inhabitants(data: Path, uid: int) -> list[ServerProcess]:
+def inhabitants(data: Path, account: Account) -> list[ServerProcess]:
     """Every live postgres process that has that data folder open: a server's own, or orphans of a killed postmaster."""
     found: list[ServerProcess] = []
     for process in psutil.process_iter():
         try:
-            if process.name() != "postgres" or process.uids().effective != uid or not _alive(process):
+            if process.name() != "postgres" or process.uids().effective != account.uid or not _alive(process):
                 continue
             is_postmaster = _is_postmaster_of(process, data)
-            certain = _works_in(process, data)
-        except psutil.Error:
+            certain = _works_in(process, data, account)
+        except (psutil.Error, FileNotFoundError):  # it has ended, or its folder is gone
             continue
         if is_postmaster or certain is not False:
             found.append(ServerProcess(process.pid, is_postmaster, is_postmaster or certain is True, process))
@@ -89,19 +93,19 @@ def _alive(process: psutil.Process) -> bool:
 def _is_postmaster_of(process: psutil.Process, data: Path) -> bool:
     """By its command line, which a backend replaces by a title of its own."""
     command = process.cmdline()
-    return len(command) > 2 and Path(command[0]).name == "postgres" and command[1:3] == ["-D", str(data)]
-
-
-def _works_in(process: psutil.Process, data: Path) -> bool | None:
-    """Whether its working folder is the data folder, as that of every postgres process is; None if that is not shown."""
+    if len(command) < 3 or Path(command[0]).name != "postgres" or command[1] != "-D":
+        return False
     try:
-        return os.path.samefile(process.cwd(), data)
+        return data.samefile(command[2])  # the folder may have another name elsewhere
     except OSError:
         return False
+
+
+def _works_in(process: psutil.Process, data: Path, account: Account) -> bool | None:
+    """Whether its working folder is the data folder, as that of every postgres process is; None if that is not shown."""
+    try:
+        return data.samefile(process.cwd())
     except psutil.AccessDenied:
-        # Root without CAP_SYS_PTRACE, as in a container: whose child it is may still tell.
-        parent = process.parent()
-        if parent is not None and _is_postmaster_of(parent, data):
-            return True
-        lineage = [process] if parent is None else [process, parent]
-        return False if any(relative.cmdline()[1:2] == ["-D"] for relative in lineage) else None
+        # Root without CAP_SYS_PTRACE, as in a container, may not look; the server's own user may.
+        status, folder = account.run(["readlink", f"/proc/{process.pid}/cwd"], timeout=10)
+        return data.samefile(folder.strip("\n")) if status == 0 else None

@@ -83,5 +83,5 @@ def differences(
         if mine is None or other is None:
             said.append(f"{what} is only in {left_name if mine else right_name}: {entry.definition}")
         else:
-            said.append(f"{what} is {mine.definition!r} in {left_name} and {other.definition!r} in {right_name}")
+            said.append(f"{what} differs: {left_name} has {mine.definition}; {right_name} has {other.definition}")
     return tuple(said)

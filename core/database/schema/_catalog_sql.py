@@ -37,24 +37,24 @@ SELECT 'table', relname, relname, concat_ws(', ',
     'with (' || array_to_string(reloptions, ', ') || ')',
     CASE WHEN relrowsecurity THEN 'row security enabled' END,
     CASE WHEN relforcerowsecurity THEN 'row security forced' END,
-    CASE relreplident WHEN 'd' THEN NULL ELSE 'replica identity ' || relreplident END)
+    CASE relreplident WHEN 'd' THEN NULL ELSE 'replica identity ' || relreplident::text END)
 FROM tables
 """
 
 _COLUMNS = """
 SELECT 'column', t.relname || '.' || a.attname, t.relname, concat_ws(' ',
     format_type(a.atttypid, a.atttypmod),
-    CASE WHEN a.attcollation NOT IN (0, y.typcollation) THEN 'collate ' || a.attcollation::regcollation END,
+    CASE WHEN a.attcollation NOT IN (0, y.typcollation) THEN 'collate ' || a.attcollation::regcollation::text END,
     CASE WHEN a.attnotnull THEN 'not null' ELSE 'null' END,
-    CASE a.attgenerated WHEN '' THEN 'default ' ELSE 'generated (' || a.attgenerated || ') ' END || pg_get_expr(d.adbin, d.adrelid),
+    CASE a.attgenerated WHEN '' THEN 'default ' ELSE 'generated (' || a.attgenerated::text || ') ' END || pg_get_expr(d.adbin, d.adrelid),
     CASE a.attidentity WHEN '' THEN NULL WHEN 'a' THEN 'identity always' ELSE 'identity by default' END,
     (SELECT format('(%s start %s increment %s from %s to %s cache %s%s)', format_type(q.seqtypid, NULL), q.seqstart, q.seqincrement,
         q.seqmin, q.seqmax, q.seqcache, CASE WHEN q.seqcycle THEN ' cycle' END)
      FROM pg_depend o JOIN pg_sequence q ON q.seqrelid = o.objid
      WHERE o.classid = 'pg_class'::regclass AND o.refclassid = 'pg_class'::regclass AND o.deptype = 'i'
      AND o.refobjid = t.oid AND o.refobjsubid = a.attnum),
-    CASE WHEN a.attstorage <> y.typstorage THEN 'storage ' || a.attstorage END,
-    CASE WHEN a.attcompression <> '' THEN 'compression ' || a.attcompression END)
+    CASE WHEN a.attstorage <> y.typstorage THEN 'storage ' || a.attstorage::text END,
+    CASE WHEN a.attcompression <> '' THEN 'compression ' || a.attcompression::text END)
 FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_attrdef d ON d.adrelid = t.oid AND d.adnum = a.attnum
 """

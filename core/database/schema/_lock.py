@@ -5,9 +5,9 @@ holds the first key in an open transaction: its server process waits for the cli
 lets go. The worker's server process may be deep in a statement and see it later: each of its transactions holds the second
 key, and who gets the first key waits for the second before looking at the schema.
 
-The locks belong to transactions, so they work behind PgBouncer. They are asked for again and again instead of being waited
-for: a waiting statement holds a snapshot, and CREATE INDEX CONCURRENTLY in the migration that is waited for would
-wait for that snapshot for ever.
+The locks belong to transactions, so they work behind PgBouncer. They are asked for again and again, each time in a new
+transaction, instead of being waited for: a waiting statement holds a snapshot, and CREATE INDEX CONCURRENTLY in the
+migration that is waited for would wait for that snapshot in turn, a deadlock that the server does not see.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import contextlib
 import math
 import random
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from sqlalchemy import Connection, event, text
@@ -29,14 +29,19 @@ WORKER_KEY = 2
 _ROOM = 0x50414E44  # "PAND": the first half of both keys
 _LONGEST_PAUSE = 0.25
 
-# By way of pg_settings, so that what an older server does not know (transaction_timeout) is passed over.
+# By way of pg_settings, so that what an older server does not know (transaction_timeout) is passed over. A statement whose
+# client died ends within a second where the server's system can tell; on others the setting is refused.
 _SET = text(
     "SELECT count(set_config(s.name, v.value, :local)) FROM pg_catalog.pg_settings s JOIN (VALUES"
     " ('lock_timeout', CAST(:lock AS text)), ('statement_timeout', CAST(:statement AS text)),"
-    " ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0')) v (name, value) ON v.name = s.name"
+    " ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0'),"
+    " ('client_connection_check_interval', '1000')) v (name, value) ON v.name = s.name"
+    " WHERE s.name <> 'client_connection_check_interval' OR version() LIKE '%linux%'"
 )
 _TRY = text("SELECT pg_try_advisory_xact_lock(:room, :key)")
 _TAKE = text("SELECT pg_advisory_xact_lock(:room, :key)")
+# The driver's last query of a transaction keeps its snapshot until the next statement; this one needs none.
+_DROP_SNAPSHOT = text("SET LOCAL statement_timeout = 0")
 _HOLDER = text(
     "SELECT l.pid, a.application_name FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)"
     " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::bigint = :room AND l.objid::bigint = :key"
@@ -60,8 +65,8 @@ async def migration_lock(engine: AsyncEngine, *, timeouts: Timeouts) -> AsyncGen
         async with _worker(engine) as worker:
             await _acquire(worker, WORKER_KEY, deadline=deadline, timeouts=timeouts)
             await worker.rollback()
-            event.listen(worker.sync_connection, "begin", _limits(timeouts))
-            yield worker
+            with _limited(engine, worker, timeouts):
+                yield worker
 
 
 @contextlib.asynccontextmanager
@@ -124,15 +129,17 @@ def _detach(connection: Connection) -> Any:
 
 
 async def _acquire(connection: AsyncConnection, key: int, *, deadline: float, timeouts: Timeouts) -> None:
-    """Take the lock in the transaction that this begins, or raise `SchemaLockTimeout` at the deadline."""
+    """Begin a transaction that holds the lock, or raise `SchemaLockTimeout` at the deadline."""
     pause = 0.01
-    await connection.execute(_SET, {"local": True, "lock": "0", "statement": _milliseconds(timeouts.migration_lock)})
     while not (await connection.execute(_TRY, {"room": _ROOM, "key": key})).scalar_one():
         remaining = deadline - asyncio.get_running_loop().time()
         if remaining <= 0:
             raise await _timed_out(connection, key, timeouts)
+        await connection.rollback()  # while a transaction is open it may hold back CREATE INDEX CONCURRENTLY
         await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), remaining))  # noqa: S311 - no secret
         pause = min(pause * 2, _LONGEST_PAUSE)
+    await connection.execute(_SET, {"local": True, "lock": "0", "statement": "0"})
+    await connection.execute(_DROP_SNAPSHOT)
 
 
 async def _timed_out(connection: AsyncConnection, key: int, timeouts: Timeouts) -> SchemaLockTimeout:
@@ -141,23 +148,33 @@ async def _timed_out(connection: AsyncConnection, key: int, timeouts: Timeouts) 
     return SchemaLockTimeout(f"{who} has held the migration lock for longer than {timeouts.migration_lock:g} s")
 
 
-def _limits(timeouts: Timeouts) -> Any:
-    """A listener for the beginning of each transaction, which sets the limits and takes the second key.
+@contextlib.contextmanager
+def _limited(engine: AsyncEngine, worker: AsyncConnection, timeouts: Timeouts) -> Generator[None]:
+    """Begin each transaction of the worker by setting its limits and taking the second key.
 
     In an autocommit block there is no transaction to set them for, so they are set for the session, whose connection is
     not used again. There the lock limit is the statement's: what runs outside a transaction (CREATE INDEX CONCURRENTLY)
     blocks nobody while it waits, and leaves an invalid index when it gives up.
     """
     statement = _milliseconds(timeouts.migration)
+    short = {"local": True, "lock": _milliseconds(timeouts.lock), "statement": statement}
+    unbound = {"local": False, "lock": statement, "statement": statement}
 
     def begun(connection: Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-            connection.execute(_SET, {"local": False, "lock": statement, "statement": statement})
+        if connection is not worker.sync_connection:
             return
-        connection.execute(_SET, {"local": True, "lock": _milliseconds(timeouts.lock), "statement": statement})
-        connection.execute(_TAKE, {"room": _ROOM, "key": WORKER_KEY})
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            connection.execute(_SET, unbound)
+        else:
+            connection.execute(_SET, short)
+            connection.execute(_TAKE, {"room": _ROOM, "key": WORKER_KEY})
 
-    return begun
+    # On the engine, after what it may do itself at the beginning of each transaction; a connection's listeners run first.
+    event.listen(engine.sync_engine, "begin", begun)
+    try:
+        yield
+    finally:
+        event.remove(engine.sync_engine, "begin", begun)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -28,8 +28,9 @@ Status = Literal[
 
 _UNDEFINED_TABLE = "42P01"
 _STAMPS = "ARRAY(SELECT version_num::text FROM alembic_version ORDER BY 1)"
+# The names travel as text[]: for name[] the driver would first ask the server what that is.
 _PRESENT = (
-    "ARRAY(SELECT relname::text FROM pg_catalog.pg_class WHERE relname = ANY(CAST(:names AS name[]))"
+    "ARRAY(SELECT relname::text FROM pg_catalog.pg_class WHERE relname = ANY(CAST(CAST(:names AS text[]) AS name[]))"
     " AND relkind IN ('r', 'p') AND relpersistence <> 't' AND pg_catalog.pg_table_is_visible(oid))"
 )
 _BOTH = text(f"SELECT {_STAMPS}, {_PRESENT}")

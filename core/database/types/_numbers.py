@@ -4,7 +4,6 @@ from decimal import (
     ROUND_HALF_EVEN,
     Context,
     Decimal,
-    FloatOperation,
     Inexact,
     InvalidOperation,
 )
@@ -20,7 +19,8 @@ MONEY_PRECISION = 28
 MONEY_SCALE = 10
 
 _QUANTUM = Decimal(1).scaleb(-MONEY_SCALE)
-_EXACT = Context(prec=MONEY_PRECISION, traps=[Inexact, InvalidOperation, FloatOperation])
+_ZERO = Decimal(0)
+_EXACT = Context(prec=MONEY_PRECISION, traps=[Inexact, InvalidOperation])
 _fits = _EXACT.quantize
 
 
@@ -33,7 +33,7 @@ def checked_money(value: object) -> Decimal:
     try:
         if type(value) is Decimal:
             if _fits(value, _QUANTUM) == value:  # NaN equals nothing
-                return value
+                return value or _ZERO  # a zero may carry any exponent
         elif isinstance(value, int) and not isinstance(value, bool):
             exact = Decimal(value)
             _fits(exact, _QUANTUM)

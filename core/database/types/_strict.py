@@ -1,8 +1,7 @@
 """What the strict column types share: one check before anything is sent, and an error that names the field."""
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from sqlalchemy import Column
 from sqlalchemy.engine import Dialect
@@ -24,15 +23,16 @@ class StrictType(TypeDecorator[T]):
     """
 
     cache_ok = True
-    _column: Column[Any] | None = None
+    column: Column[Any] | None = None
+    """The column that this type stands in."""
 
     def convert(self, value: Any) -> Any:
         raise NotImplementedError
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise `InvalidInput` for the column that this type stands in; the value itself is never repeated."""
-        column = None if self._column is None else self._column.name
-        table: Any = None if self._column is None else self._column.table
+        column = None if self.column is None else self.column.name
+        table: Any = None if self.column is None else self.column.table
         prefix = "" if column is None else f"{column}: "
         raise InvalidInput(f"{prefix}{reason}", column=column, table=getattr(table, "name", None)) from None
 
@@ -44,7 +44,7 @@ class StrictType(TypeDecorator[T]):
         except InvalidInput as fault:
             self.refuse(fault.message)
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+    def bind_processor(self, dialect: Dialect) -> Any:
         # The same as process_bind_param with fewer calls around each value: this is the hot path.
         inner = self.impl_instance.bind_processor(dialect)
         convert = self.convert
@@ -65,13 +65,8 @@ class StrictType(TypeDecorator[T]):
             return self.impl_instance.coerce_compared_value(op, value)
         return self
 
-    def standing_beside(self, other: "StrictType[Any]") -> Self:
-        """This type, telling its refusals with the column of `other`."""
-        self._column = other._column
-        return self
-
     def _set_parent(self, parent: SchemaEventTarget, outer: bool = False, **kw: Any) -> None:
         if isinstance(parent, Column):
             # The name is read when it is needed: a declarative column learns it after its type.
-            self._column = parent
-        super()._set_parent(parent, outer=outer, **kw)
+            self.column = parent
+        super()._set_parent(cast("Any", parent), outer=outer, **kw)

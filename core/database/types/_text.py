@@ -51,14 +51,10 @@ class Text(StrictType[str]):
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> Any:
         if self.max_length is None:
             return self
-        if self._compared is None:
-            self._compared = type(self)().standing_beside(self)
+        if self._compared is None or self._compared.column is not self.column:
+            self._compared = type(self)()
+            self._compared.column = self.column
         return self._compared
-
-    def copy(self, **kw: Any) -> Self:
-        twin = super().copy(**kw)
-        twin._compared = None
-        return twin
 
 
 class Bytes(StrictType[bytes]):

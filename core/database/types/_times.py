@@ -1,6 +1,5 @@
 """Instants in UTC and calendar dates, without the values that turn into infinity on the way."""
 
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -58,7 +57,7 @@ class UtcDateTime(StrictType[datetime]):
     def convert(self, value: Any) -> datetime:
         return checked_utc(value)
 
-    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any]:
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
         def process(value: Any) -> Any:
             if value is None or value.tzinfo is UTC:
                 return value

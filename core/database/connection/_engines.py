@@ -1,0 +1,53 @@
+"""The engines of one connected manager: read-write, read-only, and their variants by isolation level."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from core.database.connection._fork import abandon_pool
+from core.database.engine import DatabaseUrl, EngineOptions, build_engine
+from core.database.monitoring import QueryMonitor, get_logger
+
+_log = get_logger()
+
+
+class Engines:
+    """Two pools: `writer` for transactions, `reader` (autocommit) for single reads."""
+
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        options: EngineOptions,
+        *,
+        monitor: QueryMonitor | None,
+        recover: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        self.writer = build_engine(url, options, monitor=monitor, recover=recover)
+        self.reader = build_engine(url, options, monitor=monitor, recover=recover, read_only=True)
+        self._variants: dict[tuple[bool, str | None], AsyncEngine] = {(False, None): self.writer}
+
+    def variant(self, *, read_only: bool, isolation_level: str | None) -> AsyncEngine:
+        """The read-write pool, whose transactions begin READ ONLY or with the isolation level."""
+        key = (read_only, isolation_level)
+        if key not in self._variants:
+            options: dict[str, Any] = {"postgresql_readonly": True} if read_only else {}
+            if isolation_level is not None:
+                options["isolation_level"] = isolation_level
+            self._variants[key] = self.writer.execution_options(**options)
+        return self._variants[key]
+
+    async def dispose(self, *, timeout: float) -> None:
+        """Close every connection, within `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.writer.dispose()
+                await self.reader.dispose()
+        except TimeoutError:
+            _log.warning("connections did not close in time")
+
+    def abandon(self) -> None:
+        """Forget every connection without a word on its socket."""
+        abandon_pool(self.writer)
+        abandon_pool(self.reader)

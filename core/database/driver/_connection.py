@@ -1,0 +1,135 @@
+"""A connection that is strict about how its transaction ends, and that reports what each statement took."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# asyncpg ships no type information; this room alone sees it.
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
+
+from core.database.errors import ConnectionLost, TransactionAborted, translate
+
+OnStatement = Callable[[str, float, BaseException | None], None]
+"""Called after each statement with its SQL, its seconds and the driver's error; it must not raise."""
+
+_GOODBYE = 1.0  # seconds
+
+
+class DriverConnection(asyncpg.Connection):
+    """A connection whose COMMIT either stored the transaction or raised, and whose ROLLBACK ends in bounded time."""
+
+    __slots__ = ("cleanup", "failed", "idle_since", "on_statement")
+
+    failed: bool
+    """A statement of the open transaction failed and no savepoint has been rolled back to since."""
+    idle_since: float
+    """time.monotonic() of the last return to the pool."""
+    on_statement: OnStatement | None
+    cleanup: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.failed = False
+        self.idle_since = time.monotonic()
+        self.on_statement = None
+        self.cleanup = 5.0
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """Run a statement; the transaction's ends, which asyncpg sends from here too, are guarded."""
+        if query == "COMMIT;":
+            return await self._commit()
+        if query == "ROLLBACK;":
+            return await self._rollback()
+        if self.on_statement is None:
+            return await super().execute(query, *args, timeout=timeout)
+        with self._timed(query):
+            return await super().execute(query, *args, timeout=timeout)
+
+    async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
+        with self._timed(command):
+            await super().executemany(command, args, timeout=timeout)
+
+    async def prepare(self, query: str, **options: Any) -> Any:
+        statement = await super().prepare(query, **options)
+        return statement if self.on_statement is None else _TimedStatement(statement, query, self.on_statement)
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Say good-bye, within a second at the most: a dead network gets no more."""
+        limit = min(timeout or _GOODBYE, _GOODBYE)
+        try:
+            async with asyncio.timeout(limit):
+                await super().close()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self.terminate()
+
+    async def _commit(self) -> str:
+        """COMMIT; what the server answers is believed, not that it answered."""
+        if self.is_closed():
+            raise ConnectionLost("the connection was lost before COMMIT; nothing of the transaction is stored")
+        if self.failed:
+            await self._rollback()
+            raise TransactionAborted("an earlier statement of this transaction failed; it was rolled back")
+        try:
+            with self._timed("COMMIT"):
+                status = await super().execute("COMMIT;")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            ours = translate(error, phase="commit", disconnected=self.is_closed())
+            raise (ours or error) from error
+        if status != "COMMIT":
+            raise TransactionAborted("an earlier statement of this transaction failed; the server rolled it back")
+        return status
+
+    async def _rollback(self) -> str:
+        """ROLLBACK; on a connection that is gone or does not answer in time, closing it is the same."""
+        self.failed = False
+        try:
+            async with asyncio.timeout(self.cleanup):
+                return await super().execute("ROLLBACK;")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+            self.terminate()
+            return "ROLLBACK"
+
+    @contextlib.contextmanager
+    def _timed(self, query: str) -> Generator[None]:
+        if self.on_statement is None:
+            yield
+            return
+        start, failure = time.perf_counter(), None
+        try:
+            yield
+        except BaseException as error:  # cancellation is reported too; nothing is swallowed
+            failure = error
+            raise
+        finally:
+            self.on_statement(query, time.perf_counter() - start, failure)
+
+
+class _TimedStatement:
+    """A prepared statement that reports how long each run took."""
+
+    __slots__ = ("_on_statement", "_query", "_statement", "cursor", "get_attributes", "get_statusmsg")
+
+    def __init__(self, statement: PreparedStatement, query: str, on_statement: OnStatement) -> None:
+        self._statement = statement
+        self._query = query
+        self._on_statement = on_statement
+        self.cursor = statement.cursor
+        self.get_attributes = statement.get_attributes
+        self.get_statusmsg = statement.get_statusmsg
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._statement, name)
+
+    async def fetch(self, *args: Any) -> list[Any]:
+        start = time.perf_counter()
+        try:
+            rows = await self._statement.fetch(*args)
+        except BaseException as error:
+            self._on_statement(self._query, time.perf_counter() - start, error)
+            raise
+        self._on_statement(self._query, time.perf_counter() - start, None)
+        return rows
