@@ -82,7 +82,7 @@ def start(
         log = open_log(layout)
         try:
             begin = os.fstat(log).st_size
-            process = _launch(layout, account, binaries, _options(layout, socket, settings), log, life)
+            process = _launch(layout, account, binaries, _options(layout, socket, settings), log=log, life=life)
         finally:
             os.close(log)
     finally:
@@ -212,7 +212,7 @@ def _one_of_list(path: Path) -> str:
 
 
 def _launch(
-    layout: Layout, account: Account, binaries: Binaries, options: Sequence[str], log: int, life: FileLock
+    layout: Layout, account: Account, binaries: Binaries, options: Sequence[str], *, log: int, life: FileLock
 ) -> ServerProcess | None:
     """Start the program in a session of its own, with the log and its life lock; None if it ended at once."""
     command = ["/bin/sh", "-c", _DETACH, "sh", str(binaries.postgres), "-D", str(layout.data), *options]
