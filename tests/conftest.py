@@ -18,7 +18,13 @@ from core.database.embedded import EmbeddedServer
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 
 _numbers = itertools.count(1)
-_SPEED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+_SPEED = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "autovacuum": "off",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,7 +48,9 @@ def component(pytestconfig: pytest.Config) -> Callable[[bool, str], None]:
 @pytest.fixture(scope="session")
 def open_folder() -> Iterator[Path]:
     """A folder that the server's user may enter, which pytest's own are not when root runs the tests."""
-    folder = Path(tempfile.mkdtemp(prefix="panda-tests-"))
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
+    folder = Path(tempfile.mkdtemp(prefix="panda-tests-", dir=memory if roomy else None))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Listed", "companies", "mix", "tick_paise"]
+__all__ = ["NSE_FIRST", "NSE_STRIDE", "Listed", "companies", "mix", "nse_token", "tick_paise"]
+
+NSE_FIRST, NSE_STRIDE = 3_007, 11
+"""The exchange tokens of the companies' shares on the NSE: the first, and how far each is from the one before."""
 
 _FIRST = (
     "ADI", "BHAR", "CHAN", "DEV", "GAN", "HIM", "INDU", "JAY", "KAVE", "LAKSH", "MAHA", "NAR", "ORI", "PRA", "RAJ", "SAN",
@@ -55,3 +58,8 @@ def companies(count: int) -> Iterator[Listed]:
             name=f"{first}{second} {long} LTD" + (f" {number}" if number else ""),
             paise=price - price % tick_paise(price),
         )
+
+
+def nse_token(number: int) -> int:
+    """The instrument token of the share of company `number`, from 0, on the NSE."""
+    return NSE_FIRST + NSE_STRIDE * number << 8 | 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import chain
 
-from core.demo.companies import Listed, companies, mix, tick_paise
+from core.demo.companies import NSE_FIRST, NSE_STRIDE, Listed, companies, mix, tick_paise
 from core.demo.trading_days import AS_OF, is_trading_day, monthly_expiry, months_from, weekly_expiries
 
 __all__ = ["HEADER", "ROWS", "made_master"]
@@ -53,7 +53,7 @@ def made_master(as_of: date = AS_OF) -> bytes:
         chain(
             _numbered("NSE", 1_001, 1, _indices("NIFTY", 136)),
             _numbered("BSE", 2_001, 1, _indices("BSE", 64)),
-            _numbered("NSE", 3_007, 11, _equities("NSE", companies(_NSE_COMPANIES), unnamed_every=40)),
+            _numbered("NSE", NSE_FIRST, NSE_STRIDE, _equities("NSE", companies(_NSE_COMPANIES), unnamed_every=40)),
             _numbered("NSE", 700_001, 3, _bonds(_BONDS)),
             _numbered("NFO", 35_001, 1, _nfo(as_of)),
             _numbered("BFO", 820_001, 1, _bfo(as_of)),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from rich.console import Console
-from rich.status import Status
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,17 +18,29 @@ _WIDTH = 80
 
 
 class RichReporter:
-    """A `DemoReporter` that prints a line per step on `console`, with a spinner while it lasts where that is a terminal."""
+    """A `DemoReporter` that prints a line per step on `console`, and a bar while it lasts where that is a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._status: Status | None = None
+        self._bar: tuple[Progress, TaskID] | None = None
 
     def started(self, step: str) -> None:
         self._clear()
         if self._console.is_terminal:
-            self._status = self._console.status(Text(step), spinner="line" if self._console.legacy_windows else "dots")
-            self._status.start()
+            progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar = progress, progress.add_task(step, total=None)
+            progress.start()
+
+    def advanced(self, step: str, *, done: int, total: int) -> None:
+        if self._bar is not None:
+            progress, task = self._bar
+            progress.update(task, completed=done, total=total)
 
     def finished(self, step: str, *, seconds: float, note: str) -> None:
         self._clear()
@@ -40,9 +52,9 @@ class RichReporter:
         self._clear()
 
     def _clear(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
 
 
 def render(report: DemoReport, console: Console) -> None:

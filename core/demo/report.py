@@ -26,6 +26,10 @@ class DemoReporter(Protocol):
         """`step` is a short sentence for people, such as "Load 100,000 instruments"."""
         ...
 
+    def advanced(self, step: str, *, done: int, total: int) -> None:
+        """So much of the step is done."""
+        ...
+
     def finished(self, step: str, *, seconds: float, note: str) -> None:
         """`note` says what came out of it, such as "100,000 added"."""
         ...
@@ -39,6 +43,9 @@ class SilentReporter:
     """A reporter that says nothing."""
 
     def started(self, step: str) -> None:
+        """Say nothing."""
+
+    def advanced(self, step: str, *, done: int, total: int) -> None:
         """Say nothing."""
 
     def finished(self, step: str, *, seconds: float, note: str) -> None:

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
-from core.demo.companies import Listed, companies, mix, tick_paise
+from core.demo.companies import companies, mix, nse_token, tick_paise
 from core.demo.trading_days import AS_OF, session_times, trading_days
 
-__all__ = ["BOOKS", "FIRST_DAY", "Book", "Holding", "Moment", "walk"]
+__all__ = ["BOOKS", "FIRST_DAY", "INSTRUMENTS", "Book", "Holding", "Moment", "walk"]
 
 FIRST_DAY = AS_OF - timedelta(days=90)
 """Where every walk begins, whichever day it runs to: a longer one only adds to a shorter one."""
 
 _MINUTES = 5
-_INSTRUMENTS = 12
+INSTRUMENTS = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +47,14 @@ BOOKS = (
 class Holding:
     """A position in shares of an NSE company; a negative quantity is short. Prices in rupees."""
 
-    symbol: str
+    instrument_token: int
     quantity: int
     average_price: Decimal
     last_price: Decimal
+
+    @property
+    def pnl(self) -> Decimal:
+        return self.quantity * (self.last_price - self.average_price)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,21 +88,20 @@ def walk(through: date, *, after: Mapping[str, datetime] | None = None) -> Itera
     `after` leaves out what is not later than a portfolio's time in it: what is stored already.
     """
     seen = after or {}
-    listed = list(companies(_INSTRUMENTS))
+    listed = list(companies(INSTRUMENTS))
     prices = [one.paise for one in listed]
     accounts = [_Account(book, seed=number * 1_000_003) for number, book in enumerate(BOOKS)]
     step = 0
     for day in trading_days(FIRST_DAY, through):
         for opening, time in enumerate(session_times(day, minutes=_MINUTES)):
             prices = [
-                _next_price(price, step * _INSTRUMENTS + number, gap=opening == 0)
-                for number, price in enumerate(prices)
+                _next_price(price, step * INSTRUMENTS + number, gap=opening == 0) for number, price in enumerate(prices)
             ]
             for account in accounts:
                 _trade(account, prices, step)
                 last = seen.get(account.book.portfolio_id)
                 if last is None or time > last:
-                    yield _moment(account, listed, prices, time)
+                    yield _moment(account, prices, time)
             step += 1
 
 
@@ -116,13 +119,13 @@ def _trade(account: _Account, prices: list[int], step: int) -> None:
     book = account.book
     if book.turnover is None:
         if step == 0:
-            for number in range(0, _INSTRUMENTS, 2):
+            for number in range(0, INSTRUMENTS, 2):
                 account.open[number] = (_quantity(book, prices[number], 7), prices[number])
         return
     chance = mix(account.seed + step)
     if chance % book.turnover:
         return
-    number = (chance >> 32) % _INSTRUMENTS
+    number = (chance >> 32) % INSTRUMENTS
     held = account.open.pop(number, None)
     if held is not None:
         quantity, entry = held
@@ -136,7 +139,7 @@ def _quantity(book: Book, price: int, parts: int) -> int:
     return max(1, book.capital * 100 // parts // price)
 
 
-def _moment(account: _Account, listed: list[Listed], prices: list[int], time: datetime) -> Moment:
+def _moment(account: _Account, prices: list[int], time: datetime) -> Moment:
     unrealized = sum(quantity * (prices[number] - entry) for number, (quantity, entry) in account.open.items())
     value = sum(quantity * prices[number] for number, (quantity, _) in account.open.items())
     total = account.realized + unrealized
@@ -147,7 +150,7 @@ def _moment(account: _Account, listed: list[Listed], prices: list[int], time: da
         time=time,
         holdings=tuple(
             Holding(
-                symbol=listed[number].symbol,
+                instrument_token=nse_token(number),
                 quantity=quantity,
                 average_price=_rupees(entry),
                 last_price=_rupees(prices[number]),

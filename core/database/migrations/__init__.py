@@ -6,5 +6,6 @@ is frozen history: it imports nothing of this project, and once released it is n
 
 `core.database.schema` runs them, each in a transaction of its own and with the lock and statement limits set; `env.py`
 works on the connection that it is handed and reads no URL. A file whose work cannot be in a transaction
-(`CREATE INDEX CONCURRENTLY`) does it under `op.get_context().autocommit_block()`, and is alone in its file.
+(`CREATE INDEX CONCURRENTLY`) does it under `op.get_context().autocommit_block()`, and is alone in its file. Its limits are
+then the session's, so it is run on the server's own URL and not through PgBouncer.
 """
