@@ -11,9 +11,10 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from cryptography import x509
@@ -58,7 +59,7 @@ class DebianServer:
 
 
 @contextlib.contextmanager
-def debian_server(*, tls: bool = True) -> Iterator[DebianServer]:
+def debian_server(*, tls: bool = True) -> Generator[DebianServer]:
     """A fresh cluster; ended and removed on leaving."""
     folder = _folder()
     bin_folder = binaries()
@@ -93,7 +94,7 @@ def debian_server(*, tls: bool = True) -> Iterator[DebianServer]:
 
 
 @contextlib.contextmanager
-def pooled(server: DebianServer, *, size: int = 5) -> Iterator[str]:
+def pooled(server: DebianServer, *, size: int = 5) -> Generator[str]:
     """The URL of a PgBouncer in transaction mode before the server, with `size` server connections."""
     port = free_port()
     folder = server.folder
@@ -140,21 +141,20 @@ def _own(folder: Path) -> None:
             os.chown(path, account.pw_uid, account.pw_gid)
 
 
-def _identity() -> dict[str, object]:
+def _identity() -> dict[str, Any]:
     account = _account()
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
 
 
 def _run(command: list[object], folder: Path) -> None:
     arguments = [str(item) for item in command]
-    subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL, **_identity())  # type: ignore[call-overload]
+    subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL, **_identity())
 
 
 def _start(command: list[object], folder: Path, log: str) -> subprocess.Popen[bytes]:
     with (folder / log).open("wb") as output:
-        return subprocess.Popen(  # type: ignore[call-overload]
-            [str(item) for item in command], cwd=folder, stdout=output, stderr=output, **_identity()
-        )
+        options: dict[str, Any] = {"stdout": output, "stderr": output, **_identity()}
+        return subprocess.Popen([str(item) for item in command], cwd=folder, **options)
 
 
 def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
@@ -176,12 +176,13 @@ def _await_port(port: int) -> None:
 
 
 async def _make_roles(folder: Path, port: int) -> None:
-    for attempt in range(100):
+    connection = None
+    deadline = time.monotonic() + 15
+    while connection is None:
         try:
             connection = await asyncpg.connect(host=str(folder), port=port, user="postgres", database="postgres")
-            break
         except (OSError, asyncpg.CannotConnectNowError):
-            if attempt == 99:
+            if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.1)
     await connection.execute(f"CREATE ROLE panda LOGIN CREATEDB CREATEROLE PASSWORD '{PASSWORD}'")

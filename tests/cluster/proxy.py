@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -95,6 +95,6 @@ class FaultProxy:
 
 
 @contextlib.asynccontextmanager
-async def fault_proxy(server_url: str) -> AsyncIterator[FaultProxy]:
+async def fault_proxy(server_url: str) -> AsyncGenerator[FaultProxy]:
     async with FaultProxy(server_url) as proxy:
         yield proxy

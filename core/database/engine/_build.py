@@ -20,7 +20,6 @@ from core.database.errors import ConfigurationError, PandaDatabaseError, Primary
 from core.database.monitoring import QueryMonitor
 from core.database.types import strict_json_dumps, strict_json_loads
 
-
 _PREPARED = 100  # statements that stay prepared on each connection
 
 

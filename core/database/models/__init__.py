@@ -1,0 +1,33 @@
+"""The tables. Their rules are constraints, so that a row by ORM, COPY or raw SQL obeys the same ones.
+
+No queries and no engine are here. Constraints and indexes are named by convention: ck_, fk_, uq_, ix_ and pk_, then the
+table and what it is about. Relationships order the writes of one flush and are loaded only when asked for
+(`selectinload`); touching one that is not raises. There are no triggers: updated_at, versions and revisions come from the application.
+"""
+
+from core.database.models._accounts import ENVELOPE_MAX_BYTES, TradingSession, User
+from core.database.models._base import NAMING_CONVENTION, Base
+from core.database.models._instruments import Instrument, InstrumentVersion
+from core.database.models._portfolios import (
+    Portfolio,
+    PortfolioSnapshot,
+    snapshot_partition_ddl,
+    snapshot_partition_name,
+)
+from core.database.models._strategies import Strategy, StrategyRevision
+
+__all__ = [
+    "ENVELOPE_MAX_BYTES",
+    "NAMING_CONVENTION",
+    "Base",
+    "Instrument",
+    "InstrumentVersion",
+    "Portfolio",
+    "PortfolioSnapshot",
+    "Strategy",
+    "StrategyRevision",
+    "TradingSession",
+    "User",
+    "snapshot_partition_ddl",
+    "snapshot_partition_name",
+]

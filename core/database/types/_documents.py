@@ -1,0 +1,314 @@
+"""What stands in a JSONB column: Pydantic models that know when they change."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar, cast, overload
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, RootModel, ValidationError
+
+from core.database.errors import InvalidInput
+from core.database.types._json import checked_json, strict_json_dumps, strict_json_loads
+from core.database.types._tracking import Signal, TrackedDict, TrackedList, signal_of
+
+Item = TypeVar("Item")
+
+_ATOMS = frozenset({str, int, bool, type(None), Decimal, float, datetime, date})
+
+
+def invalid_input(fault: ValidationError) -> InvalidInput:
+    """A validation error as one of ours: each place and what is wrong there, never the value."""
+    lines: list[str] = []
+    errors = fault.errors(include_url=False, include_context=False, include_input=False)
+    for error in errors:
+        place = ".".join(str(part) for part in error["loc"])
+        reason = error["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {reason}" if place else reason)
+    first = errors[0]["loc"]
+    return InvalidInput("; ".join(lines), column=str(first[0]) if first else None)
+
+
+class TrackedModel(BaseModel):
+    """The tracking that every document shares; what `DocumentModel`, `DocumentList` and `JsonObject` have in common."""
+
+    model_config = ConfigDict(
+        strict=True,
+        validate_assignment=True,
+        revalidate_instances="always",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+    # A slot, since private attributes of Pydantic are set up once for each class of the hierarchy.
+    __slots__ = ("_signal",)
+    if TYPE_CHECKING:
+        _signal: Signal = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        self._signal = Signal(self._fit)
+        self._adopt_members()
+
+    @classmethod
+    def from_stored(cls, value: Any) -> Self:
+        """The document that stored JSON stands for, given as `strict_json_loads` reads it."""
+        # JSON mode is what lets a strict model take text for a Decimal or a date; only the JSON parser offers it.
+        try:
+            text = json.dumps(value)
+        except TypeError:  # a Decimal, which a typed document seldom has as a number
+            text = strict_json_dumps(_spelled(value))
+        return cls.model_validate_json(text)
+
+    def to_stored(self) -> str:
+        """The JSON text to store, validated again, since a list or dict inside takes anything."""
+        return strict_json_dumps(type(self).model_validate(self).model_dump(mode="json"))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+            return
+        self._signal.changing()
+        super().__setattr__(name, value)
+        self._adopt_members()
+
+    def __delattr__(self, name: str) -> None:
+        self._signal.changing()
+        super().__delattr__(name)
+
+    def __copy__(self) -> Self:
+        return self.__deepcopy__()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return type(self).model_validate(self)  # validating copies throughout
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return super().__getstate__() | {"_signal": self._signal}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        self._signal = state.pop("_signal")
+        super().__setstate__(state)
+
+    @staticmethod
+    def _fit(value: Any, signal: Signal) -> Any:
+        return adopt(value, signal)
+
+    def part_of(self, signal: Signal) -> Self:
+        """A copy that is part of another document."""
+        part = self.model_copy()
+        part._signal = signal  # noqa: SLF001 - one of its own class
+        part._adopt_members()  # noqa: SLF001 - the same
+        return part
+
+    def _adopt_members(self) -> None:
+        _adopt_into(cast("dict[str, Any]", self.__dict__), self._signal)
+        extra = self.model_extra
+        if extra:
+            _adopt_into(extra, self._signal)
+
+
+def _spelled(value: Any) -> Any:
+    """Stored JSON with each number that a float would change as text: Pydantic's parser reads numbers as floats."""
+    if isinstance(value, dict):
+        return {key: _spelled(member) for key, member in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_spelled(element) for element in cast("list[Any]", value)]
+    if isinstance(value, Decimal) and Decimal(repr(float(value))) != value:
+        return str(value)
+    return value
+
+
+def adopt(value: Any, signal: Signal) -> Any:
+    """`value` with every container inside tracked by `signal`.
+
+    Raises `TypeError` for what could change unseen: sets, and models that are neither frozen nor documents.
+    """
+    if type(value) in _ATOMS:  # nearly every value, found with one look
+        return value
+    if isinstance(value, (TrackedDict, TrackedList)) and signal_of(value) is signal:
+        return value
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return TrackedDict(signal, {key: adopt(member, signal) for key, member in members.items()})
+    if isinstance(value, list):
+        return TrackedList(signal, [adopt(element, signal) for element in cast("list[Any]", value)])
+    if isinstance(value, tuple):
+        return tuple(adopt(element, signal) for element in cast("tuple[Any, ...]", value))
+    if isinstance(value, BaseModel):
+        return _adopt_model(value, signal)
+    if isinstance(value, (set, bytearray)):
+        raise TypeError(f"a document cannot hold a {type(cast('object', value)).__name__}: its changes would go unseen")
+    return value
+
+
+def _adopt_json(value: Any, signal: Signal) -> Any:
+    """As `adopt` for what JSON can be, where a float can only come from another deserializer than ours."""
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return TrackedDict(signal, {key: _adopt_json(member, signal) for key, member in members.items()})
+    if isinstance(value, list):
+        return TrackedList(signal, [_adopt_json(element, signal) for element in cast("list[Any]", value)])
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+def _adopt_model(value: BaseModel, signal: Signal) -> BaseModel:
+    if isinstance(value, JsonObject):
+        raise TypeError("a JsonObject must be the whole document: inside a typed one its numbers lose digits")
+    if isinstance(value, TrackedModel):
+        return value if signal_of(value) is signal else value.part_of(signal)
+    if not value.model_config.get("frozen"):
+        raise TypeError(f"{type(value).__name__} inside a document must be frozen or a DocumentModel")
+    members = dict(value.__dict__)
+    return value.model_copy(update=members) if _adopt_into(members, signal) else value
+
+
+def _adopt_into(members: dict[str, Any], signal: Signal) -> bool:
+    """Whether a member had to be replaced."""
+    adopted = {name: adopt(member, signal) for name, member in members.items() if type(member) not in _ATOMS}
+    changed = any(members[name] is not member for name, member in adopted.items())
+    if changed:
+        members.update(adopted)
+    return changed
+
+
+class DocumentModel(TrackedModel):
+    """Base of a typed document, or of a part of one that may change.
+
+    Strict, no unknown fields, assignment validated. A change at any depth (attribute, list, dict) is seen by the session
+    that holds the row. What is put in is copied: change it through the document.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _free_form(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"takes an object, not {type(value).__name__}")
+    return checked_json(cast("Mapping[str, Any]", value))
+
+
+class JsonObject(TrackedModel, RootModel[dict[str, Any]], MutableMapping[str, Any]):
+    """A free-form document: a JSON object that is used, and compared, like a dict.
+
+    Numbers are exact: int of any size, every other number a Decimal, stored as a JSON number and read back as the same
+    number. A float is taken as the shortest decimal that means it, so `doc["x"] = 0.1` holds `Decimal("0.1")`. NaN,
+    infinity, keys that are not str, other types and more than 64 levels raise `InvalidInput` at once, with their path.
+    What is put in is copied: change it through the document.
+    """
+
+    root: Annotated[dict[str, Any], PlainValidator(_free_form, json_schema_input_type=dict[str, Any])] = Field(
+        default_factory=dict[str, Any], validate_default=True
+    )
+
+    if TYPE_CHECKING:
+
+        def __init__(self, root: Mapping[str, Any] = ..., /, **members: Any) -> None: ...
+
+    @staticmethod
+    def _fit(value: Any, signal: Signal) -> Any:
+        return _adopt_json(checked_json(value), signal)
+
+    @classmethod
+    def from_stored(cls, value: Any) -> Self:
+        # What strict_json_loads has read needs no validation, and this stands on the path of every row.
+        if type(value) is not dict:
+            return cls.model_validate(value)
+        document = cls.__new__(cls)
+        signal = Signal(cls._fit)
+        object.__setattr__(document, "_signal", signal)
+        object.__setattr__(document, "__dict__", {"root": _adopt_json(value, signal)})
+        object.__setattr__(document, "__pydantic_fields_set__", {"root"})
+        return document
+
+    def _adopt_members(self) -> None:
+        if signal_of(self.root) is not self._signal:
+            cast("dict[str, Any]", self.__dict__)["root"] = _adopt_json(self.root, self._signal)
+
+    def to_stored(self) -> str:
+        return strict_json_dumps(self.root)
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As `model_validate` of what `strict_json_loads` reads: Pydantic's own parser would round long numbers."""
+        return cls.model_validate(
+            strict_json_loads(bytes(json_data) if isinstance(json_data, bytearray) else json_data)
+        )
+
+    def __getitem__(self, key: str) -> Any:
+        return self.root[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.root[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.root[key]
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.root)
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+    def update(self, *args: Any, **members: Any) -> None:
+        """All of it or, when something is refused, nothing."""
+        self.root.update(*args, **members)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, JsonObject):
+            return self.root == other.root
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        try:
+            return self.root == checked_json(cast("Mapping[Any, Any]", other))
+        except InvalidInput:
+            return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class DocumentList(TrackedModel, RootModel[list[Item]], MutableSequence[Item], Generic[Item]):
+    """A document that is a JSON array of `Item`, used, and compared, like a list. Each item is validated when put in."""
+
+    root: list[Item] = Field(default_factory=list)  # pyright: ignore[reportUnknownVariableType]
+
+    def _validated(self, items: Iterable[Any]) -> list[Item]:
+        return type(self).model_validate(list(items)).root
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self.root[index]
+
+    @overload
+    def __setitem__(self, index: int, value: Item) -> None: ...
+    @overload
+    def __setitem__(self, index: slice, value: Iterable[Item]) -> None: ...
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(index, slice):
+            self.root[index] = self._validated(value)
+        else:
+            self.root[index] = self._validated([value])[0]
+
+    def __delitem__(self, index: int | slice) -> None:
+        del self.root[index]
+
+    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
+        return iter(self.root)
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+    def insert(self, index: int, value: Item) -> None:
+        self.root.insert(index, self._validated([value])[0])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, DocumentList):
+            return self.root == cast("DocumentList[Any]", other).root
+        if not isinstance(other, (list, tuple)):
+            return NotImplemented
+        try:
+            return self.root == self._validated(cast("list[Any]", other))
+        except ValidationError:
+            return False
+
+    __hash__ = None  # type: ignore[assignment]
