@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -71,12 +72,14 @@ def _server_url() -> Generator[str]:
         return
     from core.database.embedded import EmbeddedServer
 
-    with tempfile.TemporaryDirectory(prefix="panda-bench-") as folder:
-        server = EmbeddedServer.from_url(f"embedded://{Path(folder) / 'server'}")
-        try:
-            yield server.ensure()
-        finally:
-            server.stop()
+    folder = Path(tempfile.mkdtemp(prefix="panda-bench-"))
+    folder.chmod(0o755)  # when root measures, another user runs the server and must be able to enter
+    server = EmbeddedServer.from_url(f"embedded://{folder / 'server'}")
+    try:
+        yield server.ensure()
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
 
 
 async def _execute(target: Target, statement: str) -> None:

@@ -151,13 +151,13 @@ def _run(command: list[object], folder: Path) -> None:
     subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL, **_identity())
 
 
-def _start(command: list[object], folder: Path, log: str) -> subprocess.Popen[bytes]:
+def _start(command: list[object], folder: Path, log: str) -> "subprocess.Popen[Any]":
     with (folder / log).open("wb") as output:
         options: dict[str, Any] = {"stdout": output, "stderr": output, **_identity()}
         return subprocess.Popen([str(item) for item in command], cwd=folder, **options)
 
 
-def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+def _end(process: "subprocess.Popen[Any]", how: signal.Signals) -> None:
     process.send_signal(how)
     try:
         process.wait(10)
