@@ -10,6 +10,7 @@ from bench.outcome import Line, lines
 __all__ = ["draw"]
 
 _OURS, _LIMIT, _OTHERS, _GOAL = "#1b7f5c", "#333333", "#9aa5b1", "#c0392b"
+_BACKGROUND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 
 def draw(results: Sequence[Result], headline: str, path: Path) -> None:
@@ -38,7 +39,7 @@ def _panel(axes: Any, result: Result) -> None:
         places, middles, xerr=whiskers, color=[_colour(row, result) for row in rows], height=0.7, ecolor="#555555"
     )
     for place, row in zip(places, rows, strict=True):
-        axes.annotate(f" {row.ratio.median:.2f}", (row.ratio.third, place), va="center", fontsize=7)
+        axes.annotate(f" {row.ratio.median:.2f}", (row.ratio.third, place), va="center", fontsize=7, bbox=_BACKGROUND)
         for goal in result.work.goals:
             if goal.entrant == row.name and goal.against == result.work.limit and goal.at_most is not None:
                 axes.plot([goal.at_most, goal.at_most], [place - 0.45, place + 0.45], color=_GOAL, linewidth=2)

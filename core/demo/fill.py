@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from sqlalchemy import select
@@ -55,7 +56,7 @@ async def _load(manager: DatabaseManager, steps: Steps, file: Path | None, as_of
         def progress(stage: str) -> None:
             step.advance(_STAGES.index(stage), len(_STAGES))
 
-        source = file if file is not None else made_master()
+        source = file if file is not None else await asyncio.to_thread(made_master, as_of)
         report = await instruments.load(manager, source, trading_date=as_of, progress=progress)
         figures = {
             "added": report.added,
@@ -82,16 +83,25 @@ async def _register(manager: DatabaseManager, steps: Steps) -> int:
 
 async def _open_sessions(manager: DatabaseManager, steps: Steps, user_id: int, brokers: list[str]) -> None:
     with steps.step("Open a trading session per broker") as step:
+        opened: list[str] = []
         async with manager.transaction() as session:
             for broker in brokers:
-                await sessions.open_session(
-                    session,
-                    user_id=user_id,
-                    broker=broker,
-                    expires_at=datetime.now(UTC) + timedelta(hours=8),
-                    session_data={"opened_by": "panda demo"},
-                )
-        step.note = ", ".join(brokers)
+                if await sessions.active(session, user_id=user_id, broker=broker) is None:
+                    await sessions.open_session(
+                        session,
+                        user_id=user_id,
+                        broker=broker,
+                        expires_at=_next_morning(datetime.now(UTC)),
+                        session_data={"opened_by": "panda demo"},
+                    )
+                    opened.append(broker)
+        step.note = f"{', '.join(opened)} until 06:00 IST" if opened else "still open"
+
+
+def _next_morning(now: datetime) -> datetime:
+    """The next 06:00 in India, when a broker's login there ends."""
+    six = datetime.combine(now.astimezone(IST).date(), time(6), tzinfo=IST)
+    return six if six > now else six + timedelta(days=1)
 
 
 async def _define_strategies(manager: DatabaseManager, steps: Steps, brokers: list[str]) -> None:
@@ -125,9 +135,10 @@ async def _define_strategies(manager: DatabaseManager, steps: Steps, brokers: li
 
 async def _record(manager: DatabaseManager, steps: Steps, as_of: date) -> None:
     with steps.step("Record 90 days of snapshots") as step:
-        async with manager.transaction() as session:
+        async with manager.get_session() as session:
             stored = {row.portfolio_id: row.snapshot_time for row in await portfolios.latest(session)}
-            frame = await asyncio.to_thread(_history, step, as_of, stored)
+        frame = await asyncio.to_thread(_history, step, as_of, stored)
+        async with manager.transaction() as session:
             added = await portfolios.record_many(session, frame, skip_existing=True)
         step.note = f"{added:,} added" if added else "all there"
 
@@ -143,13 +154,12 @@ def _history(step: Step, as_of: date, stored: dict[str, datetime]) -> pl.DataFra
             step.advance(int((moment.time - first).total_seconds()), int((end - first).total_seconds()))
         for column, value in zip(columns.values(), _row(moment), strict=True):
             column.append(value)
-    money = dict.fromkeys(portfolios.SNAPSHOT_COLUMNS[4:], pl.Decimal(28, 10))
-    text = dict.fromkeys(("portfolio_id", "broker", "positions"), pl.String)
-    return pl.DataFrame(columns, schema_overrides={**money, **text, "snapshot_time": pl.Datetime("us", "UTC")})
+    kinds: dict[str, Any] = dict.fromkeys(portfolios.SNAPSHOT_COLUMNS, pl.String)
+    return pl.DataFrame(columns, schema=kinds | {"snapshot_time": pl.Datetime("us", "UTC")})
 
 
 def _row(moment: Moment) -> tuple[object, ...]:
-    """In the order of `SNAPSHOT_COLUMNS`."""
+    """In the order of `SNAPSHOT_COLUMNS`, money as text."""
     positions = [
         {
             "instrument_token": holding.instrument_token,
@@ -161,4 +171,4 @@ def _row(moment: Moment) -> tuple[object, ...]:
         for holding in moment.holdings
     ]
     money = (moment.cash, moment.realized, moment.unrealized, moment.total, moment.equity)
-    return moment.portfolio_id, moment.time, moment.broker, json.dumps(positions), *money
+    return moment.portfolio_id, moment.time, moment.broker, json.dumps(positions), *map(str, money)

@@ -4,8 +4,10 @@ import asyncio
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from core.config.options import Environment, MonitoringOptions, Timeouts
@@ -16,11 +18,16 @@ from core.demo.fill import fill
 from core.demo.gather import gather
 from core.demo.report import Command, DemoReport, DemoReporter, SilentReporter
 from core.demo.steps import Steps
-from core.demo.trading_days import AS_OF
+from core.demo.trading_days import AS_OF, is_trading_day
+from core.demo.walk import FIRST_DAY
 
 __all__ = ["demo_directory", "run_demo"]
 
-_MARK = "panda-demo"
+T = TypeVar("T")
+
+_MARK = "alpha-panda-demo"
+_LOCK = "alpha-panda.lock"
+"""The embedded server's own file, which other processes may be waiting for."""
 
 
 def demo_directory() -> Path:
@@ -34,47 +41,66 @@ async def run_demo(
     instruments: Path | None = None,
     fresh: bool = False,
     environment: Environment = "development",
-    as_of: date | None = None,
+    as_of: date = AS_OF,
     reporter: DemoReporter | None = None,
 ) -> DemoReport:
     """Start the demo's own embedded server, fill it, and gather what there is to show.
 
-    A second run finds what the first one stored and adds what is missing; `fresh` removes the demo's folder first. After
-    success the server goes on running; cancellation stops it, and each step is one transaction. Raises
-    `ConfigurationError` in production and for a folder that is not a demo's, and what the steps raise.
+    A second run finds what the first one stored and adds what is missing; `fresh` empties the demo's folder first. `as_of` is
+    the demo's trading day. After success the server goes on running. Cancellation stops it, an error does if it was not
+    running before; each step is one transaction. Raises `ConfigurationError` in production, for a folder that is not a
+    demo's and for an `as_of` on which nobody trades, and what the steps raise.
     """
     if environment == "production":
         raise ConfigurationError("the demo does not run in production", hint="Set ENVIRONMENT to development.")
+    if as_of < FIRST_DAY or not is_trading_day(as_of):
+        raise ConfigurationError(f"as_of must be a trading day from {FIRST_DAY} on, not {as_of}")
     started = time.perf_counter()
     steps = Steps(reporter or SilentReporter())
     server = EmbeddedServer(directory or demo_directory())
-    await asyncio.to_thread(_claim, server, fresh=fresh)
+    was_running = await _in_thread(lambda: _claim(server, fresh=fresh))
     first_run = not (server.directory / "data").exists()
     try:
         with steps.step("Start PostgreSQL") as step:
-            dsn = await asyncio.to_thread(server.ensure)
+            dsn = await _in_thread(server.ensure)
             step.note = server.directory.as_posix()
         async with _manager(dsn) as manager:
-            curve_portfolio = await fill(manager, steps, instruments=instruments, as_of=as_of or AS_OF)
+            curve_portfolio = await fill(manager, steps, instruments=instruments, as_of=as_of)
             facts = await gather(manager, steps, curve_portfolio=curve_portfolio)
-        await asyncio.to_thread(server.keep)
+        await _in_thread(server.keep)
     except asyncio.CancelledError:
-        await asyncio.to_thread(server.stop)
+        await _in_thread(server.stop)
+        raise
+    except BaseException:  # nothing is swallowed; what was started for a run that failed must not stay behind
+        if not was_running:
+            await _in_thread(server.stop)
         raise
     finally:
-        await asyncio.to_thread(server.release)
+        await _in_thread(server.release)
     url = f"embedded://{quote(server.directory.as_posix())}"
     return DemoReport(
         url=url,
         dsn=dsn,
         directory=server.directory,
         first_run=first_run,
-        as_of=as_of or AS_OF,
+        as_of=as_of,
         steps=tuple(steps.timings),
         seconds=time.perf_counter() - started,
         next=_commands(url, dsn),
         **facts,
     )
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Await blocking work; a cancellation is raised when the work has ended, so that what undoes it comes after it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # looked at, so that nobody warns of it
+        raise
 
 
 def _manager(dsn: str) -> DatabaseManager:
@@ -89,20 +115,39 @@ def _manager(dsn: str) -> DatabaseManager:
     )
 
 
-def _claim(server: EmbeddedServer, *, fresh: bool) -> None:
-    """Mark the folder as the demo's before anything is in it; with `fresh`, remove what an earlier demo left."""
+def _claim(server: EmbeddedServer, *, fresh: bool) -> bool:
+    """Whether the demo's server runs already. A new or empty folder becomes the demo's; with `fresh`, one of a demo is emptied.
+
+    The mark lies inside the folder, so that it goes when the folder goes.
+    """
     folder = server.directory
-    mark = folder.parent / f".{folder.name}.{_MARK}"
-    occupied = folder.exists() and any(folder.iterdir())
-    if occupied and not mark.exists():
+    mark = folder / _MARK
+    try:
+        if not mark.exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise ConfigurationError(
+                    f"{folder} is not empty and no demo made it", hint="Name another folder with --directory, or none."
+                )
+            server.keep()  # the folder is the server's before it holds anything else
+            mark.touch(mode=0o600)
+        elif fresh:
+            server.stop()
+            _empty(folder, but={_MARK, _LOCK})
+    except OSError as error:
         raise ConfigurationError(
-            f"{folder} is not empty and no demo made it", hint="Name another folder with --directory, or none."
-        )
-    if fresh and occupied:
-        server.stop()
-        shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+            f"{folder} cannot be used for the demo: {error.strerror}", hint="Name another folder with --directory."
+        ) from error
+    return server.status().running
+
+
+def _empty(folder: Path, *, but: set[str]) -> None:
+    for entry in folder.iterdir():
+        if entry.name in but:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _commands(url: str, dsn: str) -> tuple[Command, ...]:

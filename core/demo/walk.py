@@ -4,6 +4,7 @@ Everything is counted in whole paise and becomes a Decimal at the end, so that a
 `equity == capital + realized + unrealized` and `cash + market value of the positions == equity` hold exactly.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -12,13 +13,13 @@ from decimal import Decimal
 from core.demo.companies import companies, mix, nse_token, tick_paise
 from core.demo.trading_days import AS_OF, session_times, trading_days
 
-__all__ = ["BOOKS", "FIRST_DAY", "INSTRUMENTS", "Book", "Holding", "Moment", "walk"]
+__all__ = ["BOOKS", "FIRST_DAY", "Book", "Holding", "Moment", "walk"]
 
 FIRST_DAY = AS_OF - timedelta(days=90)
 """Where every walk begins, whichever day it runs to: a longer one only adds to a shorter one."""
 
 _MINUTES = 5
-INSTRUMENTS = 12
+_INSTRUMENTS = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,14 +89,14 @@ def walk(through: date, *, after: Mapping[str, datetime] | None = None) -> Itera
     `after` leaves out what is not later than a portfolio's time in it: what is stored already.
     """
     seen = after or {}
-    listed = list(companies(INSTRUMENTS))
-    prices = [one.paise for one in listed]
+    prices = [one.paise for one in companies(_INSTRUMENTS)]
     accounts = [_Account(book, seed=number * 1_000_003) for number, book in enumerate(BOOKS)]
     step = 0
     for day in trading_days(FIRST_DAY, through):
         for opening, time in enumerate(session_times(day, minutes=_MINUTES)):
             prices = [
-                _next_price(price, step * INSTRUMENTS + number, gap=opening == 0) for number, price in enumerate(prices)
+                _next_price(price, step * _INSTRUMENTS + number, gap=opening == 0)
+                for number, price in enumerate(prices)
             ]
             for account in accounts:
                 _trade(account, prices, step)
@@ -119,13 +120,13 @@ def _trade(account: _Account, prices: list[int], step: int) -> None:
     book = account.book
     if book.turnover is None:
         if step == 0:
-            for number in range(0, INSTRUMENTS, 2):
+            for number in range(0, _INSTRUMENTS, 2):
                 account.open[number] = (_quantity(book, prices[number], 7), prices[number])
         return
     chance = mix(account.seed + step)
     if chance % book.turnover:
         return
-    number = (chance >> 32) % INSTRUMENTS
+    number = (chance >> 32) % _INSTRUMENTS
     held = account.open.pop(number, None)
     if held is not None:
         quantity, entry = held
@@ -165,5 +166,6 @@ def _moment(account: _Account, prices: list[int], time: datetime) -> Moment:
     )
 
 
+@functools.lru_cache(maxsize=8_192)  # most prices are those of the step before
 def _rupees(paise: int) -> Decimal:
     return Decimal(paise).scaleb(-2)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from core.config.options import Timeouts
 from core.database import bulk
 from core.database.models import Portfolio, PortfolioSnapshot
 from core.database.records import PortfolioCreate, PortfolioSnapshotCreate, Position, Positions
@@ -79,12 +80,14 @@ async def record_many(
     columns = ", ".join(SNAPSHOT_COLUMNS)
     chosen = columns.replace("positions", "CAST(positions AS jsonb)")
     skip = "ON CONFLICT DO NOTHING" if skip_existing else ""
+    await session.execute(text(f"SET LOCAL statement_timeout = '{Timeouts().bulk}s'"))
     added = await session.scalar(
         text(
             f"WITH added AS (INSERT INTO portfolio_snapshots ({columns}) SELECT {chosen} FROM {staged} {skip} RETURNING 1)"  # noqa: S608 - names of our own
             " SELECT count(*) FROM added"
         )
     )
+    await session.execute(text("SET LOCAL statement_timeout TO DEFAULT"))
     return int(added or 0)
 
 
