@@ -1,18 +1,19 @@
 """`python -m bench`: measure, print, and keep the figures and a picture in bench/results.
 
-WORK is a comma-separated list of works (all by default), ROWS how many units make a sample, RUNS how many rounds;
-BENCH_DATABASE_URL measures against a server of yours, where a database is created and dropped again.
+WORK or --work is a comma-separated list of works (all by default), ROWS or --rows how many units make a sample, RUNS or
+--runs how many rounds. BENCH_DATABASE_URL measures against a server of yours, where a database is created and dropped again.
 """
 
+import argparse
 import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.catalog import chosen
+from bench.catalog import WORKS, chosen
 from bench.machine import describe, headline
 from bench.measure import Result, Unavailable, Work, run_work
 from bench.plot import draw
@@ -55,26 +56,44 @@ def keep(machine: dict[str, object], results: Sequence[Result]) -> None:
         print(f"Picture: {os.path.relpath(picture)}")
 
 
-def positive(name: str) -> int | None:
-    """A whole number above 0 from the environment, None when unset; ValueError names the variable."""
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return None
+def wishes(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
+    """What to measure, by arguments or else by the environment; SystemExit with status 2 for what makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="This project, its peers and the physical limit."
+    )
+    # An empty variable is what `make` passes on for one that is not set.
+    given = {name: environment.get(name.upper()) or None for name in ("work", "rows", "runs")}
+    parser.add_argument("--work", type=works_of, default=given["work"] or "", help=f"of {', '.join(names())}")
+    parser.add_argument("--rows", type=positive, default=given["rows"], help="how many units make a sample")
+    parser.add_argument("--runs", type=positive, default=given["runs"], help="how many rounds")
+    return parser.parse_args(arguments)
+
+
+def names() -> list[str]:
+    """The works there are."""
+    return [work.name for work in WORKS]
+
+
+def works_of(text: str) -> tuple[Work, ...]:
+    """`chosen`, whose complaint argparse shows."""
+    try:
+        return chosen(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
     if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{name} is a whole number above 0, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
     return int(text)
 
 
-def main() -> int:
-    """0 when everything was measured, whether goals are met or not; 2 for a wrong wish."""
-    try:
-        works, units, runs = chosen(os.environ.get("WORK", "")), positive("ROWS"), positive("RUNS")
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    asyncio.run(measure(works, units, runs))
-    return 0
+def main() -> None:
+    """Measure; the status is 0 whether goals are met or not."""
+    wanted = wishes(sys.argv[1:], os.environ)
+    asyncio.run(measure(wanted.work, wanted.rows, wanted.runs))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.measure import Goal, Result
-from bench.samples import Spread, interval, ratios, spread
+from bench.samples import ENOUGH_ROUNDS, Spread, interval, ratios, spread
 
 __all__ = ["Line", "Verdict", "lines", "verdicts"]
 
@@ -46,7 +46,7 @@ class Verdict:
     @property
     def sure(self) -> bool:
         """Whether the bound lies outside of what the median may be; if not, another run may say the contrary."""
-        if self.between is None or self.goal.at_most is None:
+        if self.between is None or self.goal.at_most is None or len(self.rounds) < ENOUGH_ROUNDS:
             return False
         low, high = self.between
         return not low <= self.goal.at_most <= high

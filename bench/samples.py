@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["Spread", "interval", "quantile", "ratios", "spread"]
+__all__ = ["ENOUGH_ROUNDS", "Spread", "interval", "quantile", "ratios", "spread"]
 
+ENOUGH_ROUNDS = 6
+"""With fewer, not even the extremes hold the true median with 95 % confidence."""
 _Z95 = 1.96  # standard deviations on each side of the mean that hold 95 % of a normal distribution
 
 
@@ -50,7 +52,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Between which two values of the series the true median lies, with 95 % confidence (fewer than 6 values: less).
+    """Between which two values of the series the true median lies, with 95 % confidence (less below ENOUGH_ROUNDS).
 
     By order statistics, so without a guess at the distribution: of n rounds, about n/2 fall below the true median, give
     or take the square root of n.

@@ -23,6 +23,7 @@ def render(result: Result) -> str:
         _columns("", f"{unit} each", "min - max", "x limit", "quartiles", "goal"),
         *(_row(row, factor, _goal_cell(row.name, found)) for row in rows),
         "",
+        *(["Ratios with their 95 % intervals; unsure where a bound lies inside:"] if found else []),
         *(_sentence(verdict) for verdict in found),
         *(f"{name}: {why}" for name, why in result.absent.items()),
     ]
@@ -62,13 +63,12 @@ def _sentence(verdict: Verdict) -> str:
         return f"{_demand(verdict.goal)}: not measured"
     low, high = verdict.between
     end = {True: ": met", False: ": MISSED", None: ""}[verdict.met]
-    doubt = "" if verdict.met is None or verdict.sure else ", within the uncertainty"
+    doubt = "" if verdict.met is None or verdict.sure else ", unsure"
     return f"{_demand(verdict.goal)}: {verdict.ratio:.3f} ({low:.3f} - {high:.3f}){end}{doubt}"
 
 
 def _demand(goal: Goal) -> str:
-    bound = "" if goal.at_most is None else f"at most {goal.at_most:g} "
-    return f"{goal.entrant}, {bound}x {goal.against}"
+    return f"{goal.entrant}{', ' if goal.at_most is None else f' <= {goal.at_most:g} '}x {goal.against}"
 
 
 def _quartiles(ratio: Spread) -> str:

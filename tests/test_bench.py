@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench.works
+from bench.__main__ import wishes
 from bench.catalog import WORKS, chosen
 from bench.measure import Entrant, Goal, Result, SelfTimed, Unavailable, Work, expect, rotated, run_work
 from bench.outcome import lines, verdicts
@@ -191,28 +192,34 @@ class TestOutcome:
         whole = result_of(work)
         result = replace(whole, seconds={"a": whole.seconds["a"]}, absent={"b": "gone"})
         assert verdicts(result)[0].met is None
-        assert "b, at most 2 x a: not measured" in render(result)
+        assert "b <= 2 x a: not measured" in render(result)
 
     def test_a_verdict_that_another_run_may_reverse_says_so(self):
         work = work_of(recording("a", []), recording("b", []), goals=(Goal("b", "a", at_most=2.0),))
         result = Result(work, 1, {"a": (1.0,) * 8, "b": (1.7, 1.8, 1.9, 1.95, 1.98, 2.1, 2.2, 2.3)})
         assert verdicts(result)[0].met
         assert not verdicts(result)[0].sure
-        assert ": met, within the uncertainty" in render(result)
+        assert ": met, unsure" in render(result)
+
+    @pytest.mark.parametrize(("rounds", "sure"), [(5, False), (6, True)])
+    def test_a_verdict_takes_six_rounds_to_be_sure(self, rounds, sure):
+        work = work_of(recording("a", []), recording("b", []), goals=(Goal("b", "a", at_most=2.0),))
+        assert verdicts(Result(work, 1, {"a": (1.0,) * rounds, "b": (1.5,) * rounds}))[0].sure is sure
 
     def test_the_table_says_who_met_what(self):
         goals = (Goal("b", "a", at_most=2.0), Goal("c", "a", at_most=2.5))
         text = render(result_of(work_of(*(recording(name, []) for name in "abc"), goals=goals)))
-        row = {line[0]: line.split() for line in text.splitlines() if line[:2] in {"a ", "b ", "c "}}
+        row = {line[0]: line.split() for line in text.splitlines() if line[:3] in {"a  ", "b  ", "c  "}}
         assert row["a"] == ["a", "200.0", "100.0", "-", "800.0", "1.00", "1.00", "-", "1.00"]
         assert row["b"][-3:] == ["<=", "2", "met"]
         assert row["c"][-3:] == ["<=", "2.5", "MISSED"]
-        assert "c, at most 2.5 x a: 3.000 (3.000 - 3.000): MISSED\n" in text + "\n"
+        assert "c <= 2.5 x a: 3.000 (3.000 - 3.000): MISSED, unsure\n" in text
 
     @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
     def test_every_table_is_at_most_100_columns_wide_and_keeps_its_columns_apart(self, work):
         slow = {each.name: (2.5, 12345.6, 99999.9) for each in work.entrants}
-        for result in (result_of(work), Result(work, 100_000, slow)):
+        unsure = {each.name: (1e-3, 99e-3, 1e-3 * place) for place, each in enumerate(work.entrants, start=1)}
+        for result in (result_of(work), Result(work, 100_000, slow), Result(work, 100_000, unsure)):
             rows = render(result).splitlines()
             assert max(len(row) for row in rows) <= 100
             for name in result.seconds:
@@ -248,6 +255,24 @@ class TestCatalog:
     def test_an_unknown_work_is_named_beside_the_known(self):
         with pytest.raises(ValueError, match=r"No work named sesion; there are session, "):
             chosen("sesion,connect")
+
+
+class TestWishes:
+    def test_the_environment_says_what_the_arguments_leave_open(self):
+        wanted = wishes(["--work", "session"], {"WORK": "connect", "ROWS": "5", "RUNS": ""})
+        assert ([work.name for work in wanted.work], wanted.rows, wanted.runs) == (["session"], 5, None)
+
+    def test_everything_is_measured_by_default(self):
+        assert wishes([], {}).work == WORKS
+
+    @pytest.mark.parametrize(
+        ("arguments", "environment"), [(["--runs", "0"], {}), ([], {"ROWS": "many"}), ([], {"WORK": "x"})]
+    )
+    def test_nonsense_ends_with_status_2(self, arguments, environment, capsys):
+        with pytest.raises(SystemExit) as end:
+            wishes(arguments, environment)
+        assert end.value.code == 2
+        assert "argument --" in capsys.readouterr().err
 
 
 REPORT = """pgbench (18.4)

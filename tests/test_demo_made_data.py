@@ -96,7 +96,7 @@ def test_a_session_runs_from_open_to_close_in_utc():
 
 def test_the_walk_is_the_same_everywhere(history: list[Moment]):
     digest = hashlib.sha256("\n".join(map(repr, history)).encode()).hexdigest()
-    assert digest == "41e64655c7b6ad5c2096d5a44f88a5005e1eeef432d677e8b2926cad25b14228"
+    assert digest == "a15240e26d1bfaa2f7788e1d57bd548b95b78010168acf6804d327c9a545f35f"
 
 
 def test_the_books_balance_to_the_paisa_at_every_moment(history: list[Moment]):
@@ -105,9 +105,7 @@ def test_the_books_balance_to_the_paisa_at_every_moment(history: list[Moment]):
         assert moment.total == moment.realized + moment.unrealized
         assert moment.equity == capital[moment.portfolio_id] + moment.total
         assert moment.equity == moment.cash + sum(held.quantity * held.last_price for held in moment.holdings)
-        assert moment.unrealized == sum(
-            held.quantity * (held.last_price - held.average_price) for held in moment.holdings
-        )
+        assert moment.unrealized == sum(held.pnl for held in moment.holdings)
 
 
 def test_the_walk_covers_ninety_days_of_sessions_for_each_book(history: list[Moment]):
@@ -119,6 +117,13 @@ def test_the_walk_covers_ninety_days_of_sessions_for_each_book(history: list[Mom
         assert all(one.time < other.time for one, other in pairwise(own))
         changes = [abs(other.equity / one.equity - 1) for one, other in pairwise(own)]
         assert 0 < max(changes) < Decimal("0.1")
+
+
+def test_what_is_held_is_listed_in_the_made_master(history: list[Moment], master: list[dict[str, str]]):
+    listed = {int(row["instrument_token"]): row for row in master}
+    held = {holding.instrument_token for moment in history for holding in moment.holdings}
+    assert len(held) > 8
+    assert {(listed[token]["exchange"], listed[token]["instrument_type"]) for token in held} == {("NSE", "EQ")}
 
 
 def test_a_longer_walk_only_adds_to_a_shorter_one(history: list[Moment]):

@@ -1,6 +1,6 @@
 """What is in the demo's database, for the report."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import func, select
@@ -85,7 +85,7 @@ async def _curve(session: AsyncSession, portfolio_id: str, lines: tuple[Portfoli
     end = max((line.snapshot_time for line in lines if line.portfolio_id == portfolio_id), default=None)
     if end is None:
         return ()
-    start = end.replace(year=FIRST_DAY.year, month=FIRST_DAY.month, day=FIRST_DAY.day, hour=0, minute=0)
+    start = datetime.combine(FIRST_DAY, time(), tzinfo=UTC)
     points = await portfolios.equity_curve(
         session, portfolio_id, start, end + timedelta(microseconds=1), points=_POINTS
     )

@@ -58,7 +58,7 @@ class RichReporter:
 
 
 def render(report: DemoReport, console: Console) -> None:
-    """Print the report on `console`. Connection URLs and commands are never wrapped, so that they can be copied."""
+    """Print the report on `console`. Commands, which hold the connection URLs, are never wrapped, so that they can be copied."""
     width = min(_WIDTH, console.width)
     _section(console, "Database")
     console.print(_facts(width, _database(report)))
@@ -110,7 +110,6 @@ def _database(report: DemoReport) -> list[tuple[str, str]]:
         ("health", f"{health.get('status')}{shown}"),
         ("schema revision", report.revision or "none"),
         ("rows", ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in report.counts.items())),
-        ("url", report.url),
     ]
 
 

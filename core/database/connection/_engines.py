@@ -1,6 +1,7 @@
 """The engines of one connected manager: read-write, read-only, and their variants by isolation level."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,9 +25,14 @@ class Engines:
         monitor: QueryMonitor | None,
         recover: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        self.writer = build_engine(url, options, monitor=monitor, recover=recover)
-        self.reader = build_engine(url, options, monitor=monitor, recover=recover, read_only=True)
+        self._build = functools.partial(build_engine, url, options, monitor=monitor, recover=recover)
+        self.writer = self._build()
         self._variants: dict[tuple[bool, str | None], AsyncEngine] = {(False, None): self.writer}
+
+    @functools.cached_property
+    def reader(self) -> AsyncEngine:
+        """Made when first asked for: an engine takes a millisecond, and a start counts them."""
+        return self._build(read_only=True)
 
     def variant(self, *, read_only: bool, isolation_level: str | None) -> AsyncEngine:
         """The read-write pool, whose transactions begin READ ONLY or with the isolation level."""
@@ -42,12 +48,15 @@ class Engines:
         """Close every connection, within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                await self.writer.dispose()
-                await self.reader.dispose()
+                for engine in self._made():
+                    await engine.dispose()
         except TimeoutError:
             _log.warning("connections did not close in time")
 
     def abandon(self) -> None:
         """Forget every connection without a word on its socket."""
-        abandon_pool(self.writer)
-        abandon_pool(self.reader)
+        for engine in self._made():
+            abandon_pool(engine)
+
+    def _made(self) -> list[AsyncEngine]:
+        return [self.writer, self.reader] if "reader" in vars(self) else [self.writer]

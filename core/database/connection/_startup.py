@@ -59,6 +59,10 @@ async def until_ready(connect: Callable[[], Awaitable[None]], *, timeout: float)
 async def reach(engine: AsyncEngine, url: DatabaseUrl, options: EngineOptions) -> list[str]:
     """Ask the server one thing; warnings about the connection budget and the transport."""
     async with engine.connect() as connection:
+        if (
+            not options.pgbouncer
+        ):  # there a statement outside a transaction may be parsed by one server and run by another
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
         limit = (await connection.execute(_LIMIT)).scalar_one()
     warnings = budget_warning(options, limit=limit)
     if not url.is_local and tls_mode(url, options.tls, options.environment) in ("prefer", "disable"):

@@ -15,6 +15,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from core.config.options import Environment, PoolOptions, Timeouts, TlsMode, TlsOptions
 from core.database.driver import Connector, ConnectSpec, DriverConnection, probe
+from core.database.engine._dialect import DRIVER_NAME
 from core.database.engine._url import DatabaseUrl
 from core.database.errors import ConfigurationError, PandaDatabaseError, PrimaryDemoted, translate
 from core.database.monitoring import QueryMonitor
@@ -65,6 +66,7 @@ def build_engine(
         pool_timeout=pool.wait,
         pool_recycle=int(pool.recycle),
         hide_parameters=True,
+        execution_options={"pgbouncer": options.pgbouncer},
         json_serializer=strict_json_dumps,
         json_deserializer=strict_json_loads,
         **({"isolation_level": "AUTOCOMMIT"} if read_only else {}),
@@ -115,7 +117,8 @@ def _server_settings(url: DatabaseUrl, options: EngineOptions, *, read_only: boo
     settings = {"application_name": url.application_name or options.application_name}
     if options.pgbouncer:
         return settings  # PgBouncer refuses the others at start-up; each transaction sets them
-    settings |= _limits(options.timeouts) | {"timezone": "UTC", "jit": "off"}
+    settings |= _limits(options.timeouts)
+    settings |= {"timezone": "UTC", "jit": "off", "default_transaction_isolation": "read committed"}
     if read_only:
         settings["default_transaction_read_only"] = "on"
     return settings | dict(url.server_settings)
@@ -155,7 +158,7 @@ def _shown(url: DatabaseUrl) -> URL:
     """What the engine calls itself; connections are made by the connector, so no password is in it."""
     host, port = url.hosts[0]
     place: dict[str, Any] = {"query": {"host": host}} if host.startswith("/") else {"host": host, "port": port}
-    return URL.create("postgresql+asyncpg", username=url.user, database=url.database, **place)
+    return URL.create(DRIVER_NAME, username=url.user, database=url.database, **place)
 
 
 def _watch_pool(engine: AsyncEngine, connector: Connector, pool: PoolOptions, timeouts: Timeouts) -> None:

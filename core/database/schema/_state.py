@@ -177,6 +177,9 @@ async def _look(database: AsyncEngine | AsyncConnection, names: Sequence[str]) -
     if isinstance(database, AsyncConnection):
         return await _look_carefully(database, names)
     async with database.connect() as connection:
+        if database.get_execution_options().get("pgbouncer"):
+            # There a statement outside a transaction may be parsed by one server and run by another.
+            return await _look_carefully(connection, names)
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         try:
             row: Any = (await connection.execute(_BOTH, {"names": names})).one()
