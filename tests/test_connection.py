@@ -655,3 +655,45 @@ class TestFaults:
 
                 await asyncio.gather(blip(), manager.run_transaction(work))
                 assert await count(manager) == 1
+
+
+class TestCancelledCleanup:
+    async def test_cancelling_the_rollback_itself_is_bounded_and_leaks_nothing(self, database_url: str) -> None:
+        limits = Timeouts(cleanup=4, idle_in_transaction=30)
+        pool = PoolOptions(size=1, max_overflow=0, wait=1)
+        async with fault_proxy(database_url) as proxy:
+            async with DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits, pool=pool) as manager:
+                for _ in range(3):
+
+                    async def leave() -> None:
+                        async with manager.get_session() as session:
+                            await session.execute(INSERT, {"name": "a"})
+                            proxy.freeze()
+
+                    started = time.monotonic()
+                    task = asyncio.create_task(leave())
+                    await asyncio.sleep(0.3)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                    assert time.monotonic() - started < 3
+                    assert in_use(manager) == 0
+                    proxy.thaw()
+                assert await count(manager) == 0
+
+    async def test_cancelling_during_commit_is_cancellation_and_leaks_nothing(self, database_url: str) -> None:
+        async with fault_proxy(database_url) as proxy:
+            async with DatabaseManager(proxy.url, "testing", "migrations_only") as manager:
+
+                async def write() -> None:
+                    async with manager.transaction() as session:
+                        await session.execute(INSERT, {"name": "a"})
+                        proxy.freeze()
+
+                task = asyncio.create_task(write())
+                await asyncio.sleep(0.3)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert in_use(manager) == 0
+                proxy.thaw()

@@ -77,13 +77,14 @@ async def test_a_snapshot_is_stored_exactly_and_is_the_latest(manager: DatabaseM
         await portfolios.record(session, snapshot(at=NOON - timedelta(days=40)))
     async with manager.get_session(read_only=True) as session:
         (latest,) = await portfolios.latest(session)
+        whole = await session.get_one(PortfolioSnapshot, (latest.portfolio_id, latest.snapshot_time))
     assert (latest.portfolio_id, latest.snapshot_time, latest.broker) == ("p1", NOON, "paper")
     assert (latest.realized_pnl, latest.unrealized_pnl, latest.total_pnl) == (
         Decimal("0.1"),
         Decimal("-0.3"),
         Decimal("-0.2"),
     )
-    (position,) = latest.positions.root
+    (position,) = whole.positions.root
     assert position.model_dump() == POSITION
 
 

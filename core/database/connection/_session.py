@@ -92,11 +92,12 @@ class PandaSession(AsyncSession):
         if offline or not self.in_transaction():
             self.sync_session.close()
             return
-        await asyncio.shield(asyncio.ensure_future(_close(self)))
-
-
-async def _close(session: PandaSession) -> None:
-    await AsyncSession.close(session)
+        try:
+            await AsyncSession.close(self)
+        except asyncio.CancelledError:
+            # The interrupted rollback has discarded its connection; what is left needs no word to the server.
+            await asyncio.shield(asyncio.ensure_future(AsyncSession.close(self)))
+            raise
 
 
 class SessionScope:

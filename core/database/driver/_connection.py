@@ -3,16 +3,16 @@
 # asyncpg ships no type information; this room alone sees it.
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
 from core.database.errors import ConnectionLost, TransactionAborted, translate
 
+T = TypeVar("T")
 OnStatement = Callable[[str, float, BaseException | None], None]
 """Called after each statement with its SQL, its seconds and the driver's error; it must not raise."""
 
@@ -44,17 +44,15 @@ class DriverConnection(asyncpg.Connection):
             return await self._commit()
         if query == "ROLLBACK;":
             return await self._rollback()
-        if self.on_statement is None:
-            return await super().execute(query, *args, timeout=timeout)
-        with self._timed(query):
-            return await super().execute(query, *args, timeout=timeout)
+        return await self._timed(query, super().execute(query, *args, timeout=timeout))
 
     async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
-        with self._timed(command):
-            await super().executemany(command, args, timeout=timeout)
+        await self._timed(command, super().executemany(command, args, timeout=timeout))
 
     async def prepare(self, query: str, **options: Any) -> Any:
         statement = await super().prepare(query, **options)
+        if query.startswith("ROLLBACK TO"):
+            return _RollbackToSavepoint(statement, self)
         return statement if self.on_statement is None else _TimedStatement(statement, query, self.on_statement)
 
     async def close(self, *, timeout: float | None = None) -> None:
@@ -74,8 +72,7 @@ class DriverConnection(asyncpg.Connection):
             await self._rollback()
             raise TransactionAborted("an earlier statement of this transaction failed; it was rolled back")
         try:
-            with self._timed("COMMIT"):
-                status = await super().execute("COMMIT;")
+            status = await self._timed("COMMIT", super().execute("COMMIT;"))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             ours = translate(error, phase="commit", disconnected=self.is_closed())
             raise (ours or error) from error
@@ -87,25 +84,42 @@ class DriverConnection(asyncpg.Connection):
         """ROLLBACK; on a connection that is gone or does not answer in time, closing it is the same."""
         self.failed = False
         try:
-            async with asyncio.timeout(self.cleanup):
-                return await super().execute("ROLLBACK;")
+            return await super().execute("ROLLBACK;", timeout=self.cleanup)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
             self.terminate()
             return "ROLLBACK"
 
-    @contextlib.contextmanager
-    def _timed(self, query: str) -> Generator[None]:
-        if self.on_statement is None:
-            yield
-            return
-        start, failure = time.perf_counter(), None
+    async def _timed(self, query: str, work: Coroutine[Any, Any, T]) -> T:
+        """Await the work and report how long it took."""
+        report = self.on_statement
+        if report is None:
+            return await work
+        start = time.perf_counter()
         try:
-            yield
+            result = await work
         except BaseException as error:  # cancellation is reported too; nothing is swallowed
-            failure = error
+            report(query, time.perf_counter() - start, error)
             raise
-        finally:
-            self.on_statement(query, time.perf_counter() - start, failure)
+        report(query, time.perf_counter() - start, None)
+        return result
+
+
+class _RollbackToSavepoint:
+    """ROLLBACK TO SAVEPOINT, prepared: once it has run, the transaction is whole again."""
+
+    __slots__ = ("_connection", "_statement")
+
+    def __init__(self, statement: PreparedStatement, connection: DriverConnection) -> None:
+        self._statement = statement
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._statement, name)
+
+    async def fetch(self, *args: Any) -> list[Any]:
+        rows = await self._statement.fetch(*args)
+        self._connection.failed = False
+        return rows
 
 
 class _TimedStatement:

@@ -73,8 +73,6 @@ def build_engine(
     )
     _watch_pool(engine, connector, pool, timeouts)
     _watch_errors(engine, read_only=read_only)
-    if not read_only:
-        _watch_savepoints(engine)
     if options.pgbouncer:
         _limit_transactions(engine, timeouts)
     return engine
@@ -217,15 +215,6 @@ def _driver_connection(connection: Connection | None) -> DriverConnection | None
     if connection is None or connection.closed or connection.invalidated:
         return None
     return connection.connection.driver_connection  # type: ignore[return-value]
-
-
-def _watch_savepoints(engine: AsyncEngine) -> None:
-    def rolled_back(connection: Connection, name: str, context: None) -> None:
-        raw = _driver_connection(connection)
-        if raw is not None:
-            raw.failed = False
-
-    event.listen(engine.sync_engine, "rollback_savepoint", rolled_back)
 
 
 def _limit_transactions(engine: AsyncEngine, timeouts: Timeouts) -> None:

@@ -8,12 +8,13 @@ time, which does it in a short transaction of its own.
 
 from core.trading.portfolios._frames import SNAPSHOT_COLUMNS
 from core.trading.portfolios._partitions import ensure_partitions
-from core.trading.portfolios._reads import EquityPoint, equity_curve, latest
+from core.trading.portfolios._reads import EquityPoint, LatestSnapshot, equity_curve, latest
 from core.trading.portfolios._writes import create, record, record_many
 
 __all__ = [
     "SNAPSHOT_COLUMNS",
     "EquityPoint",
+    "LatestSnapshot",
     "create",
     "ensure_partitions",
     "equity_curve",

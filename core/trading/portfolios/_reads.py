@@ -1,16 +1,15 @@
 """What there is to know of a portfolio: how it stands, and how it got there."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from sqlalchemy import literal_column, select, text, true
+from sqlalchemy import bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from core.database.errors import InvalidInput
-from core.database.models import Portfolio, PortfolioSnapshot
 from core.database.types import checked_utc
 
 _MAX_POINTS = 100_000
@@ -31,6 +30,37 @@ _CURVE = text("""
     ORDER BY bucket.number
 """)
 
+# One probe for each portfolio, backwards from the end of its key.
+_LATEST_SQL = """
+    SELECT s.portfolio_id, s.snapshot_time, s.broker, s.cash, s.realized_pnl, s.unrealized_pnl, s.total_pnl, s.equity
+    FROM portfolios AS p
+    CROSS JOIN LATERAL (
+        SELECT * FROM portfolio_snapshots
+        WHERE portfolio_id = p.portfolio_id
+        ORDER BY snapshot_time DESC
+        LIMIT 1
+    ) AS s
+    {where}
+    ORDER BY p.portfolio_id
+"""
+_LATEST = text(_LATEST_SQL.format(where=""))
+_LATEST_OF = text(_LATEST_SQL.format(where="WHERE p.portfolio_id = ANY(:portfolio_ids)")).bindparams(
+    bindparam("portfolio_ids", type_=ARRAY(TEXT()))
+)
+
+
+class LatestSnapshot(NamedTuple):
+    """How a portfolio stands, without its positions; money in the portfolio's currency, the time in UTC."""
+
+    portfolio_id: str
+    snapshot_time: datetime
+    broker: str
+    cash: Decimal
+    realized_pnl: Decimal
+    unrealized_pnl: Decimal
+    total_pnl: Decimal
+    equity: Decimal
+
 
 class EquityPoint(NamedTuple):
     """A portfolio's worth at one time (UTC), in the portfolio's currency."""
@@ -40,21 +70,17 @@ class EquityPoint(NamedTuple):
     total_pnl: Decimal
 
 
-async def latest(session: AsyncSession, portfolio_ids: Iterable[str] | None = None) -> Sequence[PortfolioSnapshot]:
-    """The newest snapshot of each portfolio, or of those given, by portfolio_id. One without any is left out."""
-    newest = (
-        select(PortfolioSnapshot)
-        .where(PortfolioSnapshot.portfolio_id == Portfolio.portfolio_id)
-        .order_by(PortfolioSnapshot.snapshot_time.desc())
-        .limit(literal_column("1"))  # a parameter would hide from the planner that one row is enough
-        .correlate(Portfolio)
-        .lateral()
-    )
-    snapshot = aliased(PortfolioSnapshot, newest)
-    query = select(snapshot).select_from(Portfolio).join(newest, true()).order_by(Portfolio.portfolio_id)
-    if portfolio_ids is not None:
-        query = query.where(Portfolio.portfolio_id.in_(list(portfolio_ids)))
-    return (await session.scalars(query)).all()
+async def latest(session: AsyncSession, portfolio_ids: Iterable[str] | None = None) -> list[LatestSnapshot]:
+    """The newest snapshot of each portfolio, or of those given, by portfolio_id. One without any is left out.
+
+    Without its positions, which would cost more than all the rest: `session.get(PortfolioSnapshot, (portfolio_id,
+    snapshot_time))` reads the whole of one.
+    """
+    if portfolio_ids is None:
+        rows = await session.execute(_LATEST)
+    else:
+        rows = await session.execute(_LATEST_OF, {"portfolio_ids": list(portfolio_ids)})
+    return [LatestSnapshot(*row) for row in rows]
 
 
 async def equity_curve(
