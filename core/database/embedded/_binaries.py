@@ -53,6 +53,11 @@ def wheel_binaries() -> Binaries:
     return Binaries(folder)
 
 
+def psql_program() -> str:
+    """What to type for psql: the command where it is installed, else the path of the wheel's."""
+    return "psql" if shutil.which("psql") else str(wheel_binaries().folder / "psql")
+
+
 def system_binaries(account: Account, progress: Progress) -> Binaries:
     """Root's copy of the wheel's server, made once for each version of it.
 
