@@ -19,8 +19,20 @@ PROJECT = "../pyproject.toml"
 LOCKS = {
     "run.lock": [PROJECT],
     "build.lock": [f"--group={PROJECT}:build", "--constraints=run.lock"],
-    "dev.lock": [PROJECT, f"--group={PROJECT}:dev", f"--group={PROJECT}:build", "--constraints=run.lock", "--constraints=build.lock"],
-    "bench.lock": [PROJECT, f"--group={PROJECT}:dev", f"--group={PROJECT}:build", f"--group={PROJECT}:bench", "--constraints=dev.lock"],
+    "dev.lock": [
+        PROJECT,
+        f"--group={PROJECT}:dev",
+        f"--group={PROJECT}:build",
+        "--constraints=run.lock",
+        "--constraints=build.lock",
+    ],
+    "bench.lock": [
+        PROJECT,
+        f"--group={PROJECT}:dev",
+        f"--group={PROJECT}:build",
+        f"--group={PROJECT}:bench",
+        "--constraints=dev.lock",
+    ],
 }
 
 

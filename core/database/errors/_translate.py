@@ -1,5 +1,6 @@
 """From a foreign exception to one of ours, by SQLSTATE, constraint name and type; never by message text."""
 
+import os
 import re
 import socket
 import ssl
@@ -225,7 +226,12 @@ def _network(error: OSError, phase: Phase) -> PandaDatabaseError:
         return tree.TlsRefused(f"the TLS handshake failed ({_tls_reason(error)})")
     if type(error) is ConnectionError:  # asyncpg's word for a server that answers "no" to the request for TLS
         return tree.TlsRefused("the server does not offer TLS, which this connection demands")
-    return tree.HostUnreachable(f"the server cannot be reached ({error.strerror or type(error).__name__})")
+    return tree.HostUnreachable(f"the server cannot be reached ({_reason(error)})")
+
+
+def _reason(error: OSError) -> str:
+    """The system's words; the event loop's own name the address once more."""
+    return os.strerror(error.errno).lower() if error.errno else type(error).__name__
 
 
 def _tls_reason(error: ssl.SSLError) -> str:
