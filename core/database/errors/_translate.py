@@ -107,14 +107,14 @@ _ARGUMENT = re.compile(r"query argument \$\d+")
 def chain(error: BaseException) -> Iterator[BaseException]:
     """The error and what it came from, nearest first; each once."""
     seen: set[int] = set()
-    todo: list[BaseException | None] = [error]
-    while todo:
-        current = todo.pop(0)
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
         yield current
-        todo += [getattr(current, "orig", None), current.__cause__, current.__context__]
+        queue += [getattr(current, "orig", None), current.__cause__, current.__context__]
 
 
 def scrub(error: BaseException) -> None:
