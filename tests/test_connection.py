@@ -3,11 +3,14 @@
 import asyncio
 import inspect
 import logging
+import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -15,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.options import MonitoringOptions, PoolOptions, RetryOptions, Timeouts
 from core.database.connection import DatabaseManager
+from core.database.embedded import EmbeddedServer
 from core.database.errors import (
     AuthenticationFailed,
     CommitOutcomeUnknown,
@@ -697,3 +701,36 @@ class TestCancelledCleanup:
                     await task
                 assert in_use(manager) == 0
                 proxy.thaw()
+
+
+class TestBuiltInServer:
+    async def test_a_manager_survives_kill_9_of_its_server_and_finds_its_rows(self, open_folder: Path) -> None:
+        server = EmbeddedServer(open_folder / "killed")
+        url = f"embedded://{server.directory}"
+        try:
+            async with DatabaseManager(url, "testing", "auto") as manager:
+                async with manager.transaction() as session:
+                    await session.execute(INSERT, {"name": "before"})
+                pid = server.status().pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+
+                async def work(session: AsyncSession) -> None:
+                    await session.execute(INSERT, {"name": "after"})
+
+                await manager.run_transaction(work)
+                assert await count(manager) == 2
+                assert server.status().pid != pid
+            assert not server.status().running  # the last user has left
+        finally:
+            server.stop()
+
+    async def test_two_managers_share_it_and_the_last_one_stops_it(self, open_folder: Path) -> None:
+        server = EmbeddedServer(open_folder / "shared")
+        url = f"embedded://{server.directory}"
+        async with DatabaseManager(url, "testing", "auto") as first:
+            async with DatabaseManager(url, "testing", "auto") as second:
+                assert await count(second) == 0
+            assert await count(first) == 0
+            assert server.status().running
+        assert not server.status().running
