@@ -13,9 +13,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import event
+from sqlalchemy.util import await_only
 
 from core.config.options import Timeouts
 from core.database import schema
+from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 from core.database.errors import SchemaLockTimeout
 from tests.small_schema import QUICK, checked_out, engine_on, metadata, revision, write
 
@@ -285,3 +288,24 @@ async def test_a_process_killed_inside_a_migration_does_not_block_the_next(empty
     assert before.current == ("0002",)
     assert state.status == "at_head"
     assert time.monotonic() - started < 8
+
+
+async def test_a_migration_that_commits_between_the_two_looks_is_no_contradiction(empty_database):
+    engine, other = (build_engine(DatabaseUrl.parse(empty_database), EngineOptions()) for _ in range(2))
+    await schema.upgrade(engine)
+    await schema.downgrade(engine, "base")
+    looks = []
+
+    def migrate_after_the_first(connection, cursor, statement, *rest):
+        if not looks:
+            await_only(schema.upgrade(other))
+        looks.append(statement)
+
+    async with engine.connect() as connection:
+        event.listen(connection.sync_connection, "after_cursor_execute", migrate_after_the_first)
+        state = await schema.inspect(connection)
+    await engine.dispose()
+    await other.dispose()
+
+    assert state.status == "at_head"
+    assert len(looks) == 4
