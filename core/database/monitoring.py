@@ -157,11 +157,11 @@ class QueryMonitor:
         """Forget all statistics."""
         self._tallies.clear()
 
-    def session_closed(self, seconds: float, opened_at: str) -> None:
-        """Log a session that was open for longer than the limit."""
+    def session_closed(self, seconds: float, opened_at: tuple[str, int]) -> None:
+        """Log a session that was open for longer than the limit; `opened_at` is the file and line of the code that did."""
         limit = self._options.long_session
         if limit and seconds >= limit:
-            _log.warning("long session", seconds=round(seconds, 3), opened_at=opened_at)
+            _log.warning("long session", seconds=round(seconds, 3), opened_at=f"{opened_at[0]}:{opened_at[1]}")
 
     def _tally(self, statement: str) -> _Tally:
         tally = self._tallies.get(statement)

@@ -264,7 +264,7 @@ class DatabaseManager:
     def _scope(
         self,
         *,
-        caller: str,
+        caller: tuple[str, int],
         read_only: bool = False,
         consistent: bool = False,
         isolation_level: IsolationLevel | None = None,

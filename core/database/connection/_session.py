@@ -113,7 +113,7 @@ class SessionScope:
         offline: bool,
         patience: float,
         monitor: QueryMonitor | None,
-        caller: str,
+        caller: tuple[str, int],
     ) -> None:
         self._engine = engine
         self._check = check
@@ -189,7 +189,7 @@ class SavepointScope:
         await (nested.commit() if error is None else nested.rollback())
 
 
-def caller_of(depth: int) -> str:
+def caller_of(depth: int) -> tuple[str, int]:
     """File and line of the code that is `depth` calls above this function's caller."""
     frame = sys._getframe(depth + 1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, and the only cheap way
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return frame.f_code.co_filename, frame.f_lineno

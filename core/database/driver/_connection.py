@@ -44,6 +44,8 @@ class DriverConnection(asyncpg.Connection):
             return await self._commit()
         if query == "ROLLBACK;":
             return await self._rollback()
+        if self.on_statement is None:
+            return await super().execute(query, *args, timeout=timeout)
         return await self._timed(query, super().execute(query, *args, timeout=timeout))
 
     async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
