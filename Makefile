@@ -34,13 +34,13 @@ $(VENV)/.bench: $(VENV)/.dev requirements/bench.lock
 	@$(PIP) install --require-hashes -r requirements/bench.lock
 	@touch $@
 
-demo: $(VENV)/.run ## the main job on the built-in PostgreSQL (INSTRUMENTS=file.csv.gz for a real master, ARGS=--fresh)
+demo: $(VENV)/.run ## the main job on the built-in PostgreSQL (INSTRUMENTS=file)
 	@$(BIN)/panda demo $(if $(INSTRUMENTS),--instruments "$(INSTRUMENTS)") $(ARGS)
 
 test: $(VENV)/.dev ## the tests that need Python packages alone
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not component" $(ARGS)
 
-test-components: $(VENV)/.dev ## the tests that need Debian's packages (postgresql, pgbouncer)
+test-components: $(VENV)/.dev ## those that need Debian packages (postgresql, pgbouncer)
 	@$(BIN)/python -m pytest -m component $(ARGS)
 
 check: $(VENV)/.dev ## ruff, pyright strict, import-linter
@@ -49,15 +49,15 @@ check: $(VENV)/.dev ## ruff, pyright strict, import-linter
 	@$(BIN)/pyright --warnings
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.bench ## this project, its peers and the physical limit in one run (WORK=session,lookup)
+bench: $(VENV)/.bench ## this project against its peers, in one run (WORK=a,b)
 	@$(BIN)/python -m bench $(if $(WORK),--work "$(WORK)") $(ARGS)
 
 coverage: $(VENV)/.dev ## branch coverage of core/ by the tests
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not component" --cov --cov-report=term-missing:skip-covered $(ARGS)
 
-lock: $(VENV)/.dev ## pin the ranges of pyproject.toml anew, with hashes and without any address
+lock: $(VENV)/.dev ## pin the ranges of pyproject.toml anew, with hashes
 	@$(BIN)/python requirements/lock.py
 
-clean: ## remove what was made here, the demo's database excepted (panda demo --fresh starts that over)
+clean: ## remove what was made here, save the demo database
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov dist build bench/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
