@@ -40,7 +40,7 @@ demo: $(VENV)/.run ## the main job on the built-in PostgreSQL (INSTRUMENTS=file)
 test: $(VENV)/.dev ## the tests that need Python packages alone
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not component" $(ARGS)
 
-test-components: $(VENV)/.dev ## those that need Debian packages (postgresql, pgbouncer)
+test-components: $(VENV)/.dev ## those that need Debian packages
 	@$(BIN)/python -m pytest -m component $(ARGS)
 
 check: $(VENV)/.dev ## ruff, pyright strict, import-linter
