@@ -10,7 +10,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-components check bench coverage lock clean
 
-help: ## list the targets
+help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
@@ -34,7 +34,7 @@ $(VENV)/.bench: $(VENV)/.dev requirements/bench.lock
 	@$(PIP) install --require-hashes -r requirements/bench.lock
 	@touch $@
 
-demo: $(VENV)/.run ## the main job on the built-in PostgreSQL (INSTRUMENTS=file)
+demo: $(VENV)/.run ## the main job on a built-in PostgreSQL (INSTRUMENTS=f)
 	@$(BIN)/panda demo $(if $(INSTRUMENTS),--instruments "$(INSTRUMENTS)") $(ARGS)
 
 test: $(VENV)/.dev ## the tests that need Python packages alone

@@ -66,7 +66,7 @@ def build_engine(
         pool_timeout=pool.wait,
         pool_recycle=int(pool.recycle),
         hide_parameters=True,
-        execution_options={"pgbouncer": options.pgbouncer},
+        **({"execution_options": {"pgbouncer": True}} if options.pgbouncer else {}),
         json_serializer=strict_json_dumps,
         json_deserializer=strict_json_loads,
         **({"isolation_level": "AUTOCOMMIT"} if read_only else {}),
