@@ -133,3 +133,14 @@ async def test_decimals_pass_through_copy_digit_for_digit(kept: DatabaseManager)
         staged = await bulk.stage(session, {"value": "numeric(28,10)"})
         await bulk.copy_records(session, staged, [(value,)], columns=["value"])
         assert (await session.execute(text(f"SELECT value FROM {staged}"))).scalar_one() == value
+
+
+async def test_a_file_that_is_not_there_is_the_callers_own_error_and_leaves_nothing(kept, tmp_path) -> None:
+    async with kept.get_session() as session:
+        await session.execute(text("INSERT INTO kept VALUES (9, 'z')"))
+        with pytest.raises(FileNotFoundError) as caught:
+            await bulk.copy_csv(session, "kept", tmp_path / "none.csv", columns=["id", "name"])
+        assert caught.value.__cause__ is None
+        with pytest.raises(TransactionAborted):
+            await session.commit()
+    assert await rows(kept) == []

@@ -77,7 +77,9 @@ class DriverConnection(asyncpg.Connection):
             status = await self._timed("COMMIT", super().execute("COMMIT;"))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             ours = translate(error, phase="commit", disconnected=self.is_closed())
-            raise (ours or error) from error
+            if ours is None:
+                raise
+            raise ours from error
         if status != "COMMIT":
             raise TransactionAborted("an earlier statement of this transaction failed; the server rolled it back")
         return status
@@ -144,7 +146,7 @@ class _TimedStatement:
         start = time.perf_counter()
         try:
             rows = await self._statement.fetch(*args)
-        except BaseException as error:
+        except BaseException as error:  # cancellation is reported too; nothing is swallowed
             self._on_statement(self._query, time.perf_counter() - start, error)
             raise
         self._on_statement(self._query, time.perf_counter() - start, None)

@@ -47,10 +47,12 @@ async def raw_connection(
             raw.terminate()
             raise StatementTimeout(f"the work did not end within {timeout} s; the connection was closed") from error
         ours = translate(error, disconnected=raw.is_closed())
-        raise (ours or error) from error
+        if ours is None:  # the caller's own: a file that is not there, say
+            raise
+        raise ours from error
     except asyncio.CancelledError:
         raw.terminate()  # what the server did with the half-sent data is unknown; the transaction must not go on
         raise
-    except BaseException:
+    except BaseException:  # whatever the caller raised half way: the transaction must not commit
         raw.failed = True
         raise
