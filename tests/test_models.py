@@ -41,6 +41,7 @@ from core.database.models import (
     snapshot_partition_ddl,
     snapshot_partition_name,
 )
+from core.testing import make_portfolio, make_user
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TABLES = Base.metadata.tables
@@ -74,8 +75,7 @@ def instrument(**changes: Any) -> Instrument:
 
 
 def portfolio(**changes: Any) -> Portfolio:
-    fields: dict[str, Any] = {"portfolio_id": "p", "broker": "paper", "currency": "INR", "name": "Paper"}
-    return Portfolio(**{**fields, **changes})
+    return make_portfolio(**dict[str, Any](portfolio_id="p") | changes)
 
 
 def snapshot(**changes: Any) -> PortfolioSnapshot:
@@ -93,7 +93,7 @@ def snapshot(**changes: Any) -> PortfolioSnapshot:
 
 
 async def user(session: AsyncSession, username: str = "trader") -> User:
-    user = User(username=username, hashed_password="hash")
+    user = make_user(username=username)
     session.add(user)
     await session.flush()
     return user
@@ -459,7 +459,7 @@ async def test_the_models_and_the_migrations_make_the_same_schema(engine: AsyncE
     assert model_order == migrated_order
 
 
-async def test_the_first_migration_goes_up_and_down_and_up(empty_database: str) -> None:
+async def test_every_migration_goes_up_and_down_and_up(empty_database: str) -> None:
     engine = build_engine(DatabaseUrl.parse(empty_database), EngineOptions())
     await schema.upgrade(engine)
     async with engine.connect() as connection:

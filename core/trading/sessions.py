@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from core.database.canaries import keep_canary
 from core.database.encryption import KeyRing
 from core.database.errors import ConfigurationError, ForeignKeyViolation
 from core.database.models import TradingSession, User
 from core.database.records import SessionData, TradingSessionCreate
 from core.database.types import invalid_input
 
-__all__ = ["active", "credentials_of", "end", "open_session"]
+__all__ = ["active", "credentials_of", "end", "open_session", "seal_credentials"]
 
 
 async def open_session(
@@ -34,9 +35,10 @@ async def open_session(
 ) -> TradingSession:
     """Open a session under a new id of 128 random bits, and end the user's active one with that broker; the caller commits.
 
-    `credentials` are sealed with `ring`, which they need. Several opening at once wait for one another, and the last one
-    stays active. Raises `InvalidInput` for a value that does not fit (an `expires_at` in the past, say) and
-    `ForeignKeyViolation` if there is no such user.
+    `credentials` are sealed with `ring`, which they need; the key's first secret in this database leaves its canary in the
+    same transaction. Several opening at once wait for one another, and the last one stays active. Raises `InvalidInput`
+    for a value that does not fit (an `expires_at` in the past, say), `ForeignKeyViolation` if there is no such user, and
+    `InvalidKey`, before anything is written, if another key than the ring's has sealed here under its id.
     """
     if credentials is not None and ring is None:
         raise ConfigurationError("credentials are only stored sealed", hint="Give a KeyRing as `ring`.")
@@ -59,6 +61,8 @@ async def open_session(
             table="trading_sessions",
             column="user_id",
         )
+    if credentials is not None and ring is not None:
+        await keep_canary(session, ring)
     await session.execute(
         _ending(record.start_time).where(TradingSession.user_id == user_id, TradingSession.broker == broker)
     )
@@ -95,6 +99,14 @@ def credentials_of(opened: TradingSession, *, ring: KeyRing) -> str | None:
     if opened.credentials is None:
         return None
     return ring.open_text(opened.credentials, **_place(opened.session_id))
+
+
+def seal_credentials(credentials: str, *, session_id: str, ring: KeyRing) -> bytes:
+    """An envelope of `credentials` for the row of that id and no other, for who writes many rows at once.
+
+    The caller calls `keep_canary` in the transaction that stores it.
+    """
+    return ring.seal(credentials, **_place(session_id))
 
 
 def _place(session_id: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ table and what it is about. Relationships order the writes of one flush and are 
 
 from core.database.models._accounts import ENVELOPE_MAX_BYTES, TradingSession, User
 from core.database.models._base import NAMING_CONVENTION, Base
+from core.database.models._encryption import EncryptionCanary
 from core.database.models._instruments import Instrument, InstrumentVersion
 from core.database.models._portfolios import (
     Portfolio,
@@ -20,6 +21,7 @@ __all__ = [
     "ENVELOPE_MAX_BYTES",
     "NAMING_CONVENTION",
     "Base",
+    "EncryptionCanary",
     "Instrument",
     "InstrumentVersion",
     "Portfolio",

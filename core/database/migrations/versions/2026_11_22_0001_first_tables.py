@@ -11,6 +11,8 @@ down_revision: str | None = None
 branch_labels: str | None = None
 depends_on: str | None = None
 
+# lint: allow prefer-bigint-over-int - a strategy's version counts its revisions, and no one makes two billion
+
 _BLANKS = r"\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _EDGE = rf"[^\u0001-\u0020\u007f-\u00a0{_BLANKS}]"
 _PLAIN = rf"{_EDGE}([^\u0001-\u001f\u007f-\u009f\u2028\u2029]*{_EDGE})?"
