@@ -11,7 +11,7 @@ lives, even one in a container that nobody else can see) and `keep` (release nev
 """
 
 from core.database.embedded._address import default_directory, is_embedded_url
-from core.database.embedded._binaries import psql_program
+from core.database.embedded._binaries import client_folders, psql_program
 from core.database.embedded._server import EmbeddedServer, EmbeddedStatus
 
-__all__ = ["EmbeddedServer", "EmbeddedStatus", "default_directory", "is_embedded_url", "psql_program"]
+__all__ = ["EmbeddedServer", "EmbeddedStatus", "client_folders", "default_directory", "is_embedded_url", "psql_program"]

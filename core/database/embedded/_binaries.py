@@ -58,6 +58,13 @@ def psql_program() -> str:
     return "psql" if shutil.which("psql") else str(wheel_binaries().folder / "psql")
 
 
+def client_folders() -> tuple[Path, ...]:
+    """Where the wheel keeps pg_dump and the other client programs, the newest version first; none without the wheel."""
+    spec = find_spec(_PACKAGE)
+    package = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+    return tuple(sorted(package.glob("pginstall*/bin"), reverse=True)) if package else ()
+
+
 def system_binaries(account: Account, progress: Progress) -> Binaries:
     """Root's copy of the wheel's server, made once for each version of it.
 
