@@ -8,7 +8,7 @@ WORK ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-components check bench coverage lock clean
+.PHONY: help demo test test-components test-debian check docs bench coverage lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,11 +43,19 @@ test: $(VENV)/.dev ## the tests that need Python packages alone
 test-components: $(VENV)/.dev ## those that need Debian packages
 	@$(BIN)/python -m pytest -m component $(ARGS)
 
-check: $(VENV)/.dev ## ruff, pyright strict, import-linter
+test-debian: $(VENV)/.dev ## the tests of `make test` on Debian's PostgreSQL
+	@$(BIN)/python -m tests.cluster.debian -n $(WORKERS) -m "not component" $(ARGS)
+
+check: $(VENV)/.dev ## ruff, pyright strict, import-linter, squawk
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --warnings
 	@$(BIN)/lint-imports
+	@$(BIN)/panda migrate lint --quiet
+	@$(BIN)/python docs/reference.py --check
+
+docs: $(VENV)/.dev ## docs/reference anew, from the docstrings
+	@$(BIN)/python docs/reference.py
 
 bench: $(VENV)/.bench ## this project against its peers, in one run (WORK=a,b)
 	@$(BIN)/python -m bench $(if $(WORK),--work "$(WORK)") $(ARGS)

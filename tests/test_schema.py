@@ -146,7 +146,9 @@ class TestInspect:
             with pytest.raises(SchemaError) as refused:
                 state.raise_unless_at_head()
             named |= set(re.findall(r"`panda (\w+ \w+)", refused.value.hint or ""))
-        commands = {f"migrate {verb}" for verb in ("upgrade", "downgrade", "verify", "plan", "history")}
+        commands = {
+            f"migrate {verb}" for verb in ("upgrade", "downgrade", "verify", "check", "adopt", "plan", "history")
+        }
         assert named
         assert named <= commands
 
@@ -227,7 +229,7 @@ class TestFast:
             "from tests.small_schema import engine_on, metadata\n"
             "from core.database import schema\n"
             "async def work():\n"
-            f"    async with engine_on({empty_database!r}) as engine:\n"
+            f"    async with engine_on({str(empty_database)!r}) as engine:\n"
             f"        options = dict(metadata=metadata(), versions=Path({str(versions)!r}))\n"
             "        for mode in ('auto', 'create_all', 'migrations_only'):\n"
             "            state = await schema.prepare(engine, mode=mode, environment='testing', **options)\n"
@@ -675,17 +677,12 @@ class TestHistory:
             schema.history(versions=write(tmp_path / "v", upto=0, **files))
 
     async def test_the_template_makes_a_file_that_is_read_and_runs(self, engine, tables, tmp_path):
-        from alembic.script import ScriptDirectory
-
-        from core.database import migrations
-
         versions = write(tmp_path / "v")
-        scripts = ScriptDirectory(Path(migrations.__file__).parent, version_locations=[versions])
-        made = scripts.generate_revision("0004", "Add what is missing.", head="head")
-        assert made is not None
+        draft = schema.Draft(upgrade='    op.execute("SELECT 1")', downgrade='    op.execute("SELECT 2")')
+        made = schema.new("Add what is missing.", versions=versions, draft=draft)
         assert schema.history(versions=versions)[-1].message == "Add what is missing."
         linted = subprocess.run(
-            [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "I,E,W,UP", made.path],
+            [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "I,W,UP", str(versions / made.file)],
             capture_output=True,
             text=True,
             check=False,
@@ -693,6 +690,9 @@ class TestHistory:
         assert linted.returncode == 0, linted.stdout
         state = await schema.upgrade(engine, timeouts=QUICK, metadata=tables, versions=versions)
         assert state.current == ("0004",)
+        assert (await schema.downgrade(engine, "0003", timeouts=QUICK, metadata=tables, versions=versions)).current == (
+            "0003",
+        )
 
 
 class TestProject:

@@ -25,7 +25,7 @@ EXIT_CODES = (
 FAILED, USAGE, SCHEMA, NOT_READY, LOCKED, REFUSED, INTERRUPTED, CLOSED = 1, 2, 3, 4, 5, 6, 130, 141
 
 _IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s]*@|(password=)[^\s&'\")]*")
-_IDENTIFIERS = ("sqlstate", "constraint", "table", "column")
+_IDENTIFIERS = ("sqlstate", "constraint", "table", "column", "revision")
 _SILENT = ("sqlalchemy", "asyncpg", "pydantic", "alembic")
 
 

@@ -8,9 +8,12 @@ import typer
 
 from core.cli._command import command
 from core.cli._failure import FAILED, USAGE, CommandError
+from core.cli._migrate_files import lint, new
+from core.cli._migrate_state import adopt, check
 from core.cli._output import Output
 
 if TYPE_CHECKING:
+    from core.config.options import Timeouts
     from core.config.settings import Settings
     from core.database.schema import Revision, SchemaState
 
@@ -19,22 +22,31 @@ __all__ = ["register"]
 Target = Annotated[str, typer.Argument(metavar="REV", help="head, a revision, or steps such as +1.")]
 LowerTarget = Annotated[str, typer.Argument(metavar="REV", help="A revision, base, or steps such as -1.")]
 Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL and change nothing.")]
+Attempts = Annotated[
+    int, typer.Option("--attempts", metavar="N", min=1, help="Tries of a migration that gets no lock.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help="The schema: upgrade, downgrade, verify, plan, history.", no_args_is_help=True)
+    group = typer.Typer(
+        help="The schema and its migrations.", no_args_is_help=True
+    )
     group.command("upgrade")(command(upgrade))
     # A step such as -1 is an argument here, not an option.
     group.command("downgrade", context_settings={"ignore_unknown_options": True})(command(downgrade))
     group.command("verify")(command(verify))
+    group.command("check")(command(check))
+    group.command("adopt")(command(adopt))
     group.command("plan")(command(plan))
     group.command("history")(command(history))
+    group.command("new")(command(new))
+    group.command("lint")(command(lint))
     app.add_typer(group, name="migrate")
 
 
-def upgrade(out: Output, revision: Target = "head", sql: Sql = False) -> None:
+def upgrade(out: Output, revision: Target = "head", sql: Sql = False, attempts: Attempts = 3) -> None:
     """Migrate the schema up, to head unless REV says otherwise.
 
     A lock lets one process at a time do so. Each migration has a transaction of its own.
@@ -48,16 +60,20 @@ def upgrade(out: Output, revision: Target = "head", sql: Sql = False) -> None:
     async def work() -> None:
         async with connected(settings, out) as manager:
             if sql:
-                _print_sql(out, await schema.preview(manager.engine, revision, timeouts=limits))
+                _print_sql(out, await schema.preview(manager.engine, revision, direction="up", timeouts=limits))
                 return
             before = await schema.inspect(manager.engine)
-            state = await schema.upgrade(manager.engine, revision, timeouts=limits, progress=out.note)
+            state = await schema.upgrade(
+                manager.engine, revision, timeouts=limits, attempts=attempts, progress=out.note
+            )
             _print_move(out, before, state)
 
     run(work())
 
 
-def downgrade(out: Output, revision: LowerTarget, sql: Sql = False, yes: Yes = False) -> int | None:
+def downgrade(
+    out: Output, revision: LowerTarget, sql: Sql = False, yes: Yes = False, attempts: Attempts = 3
+) -> int | None:
     """Migrate the schema down. What the reverted migrations added is lost, data included.
 
     Asks first; in production it is refused without --yes.
@@ -76,10 +92,12 @@ def downgrade(out: Output, revision: LowerTarget, sql: Sql = False, yes: Yes = F
     async def work() -> None:
         async with connected(settings, out) as manager:
             if sql:
-                _print_sql(out, await schema.preview(manager.engine, revision, timeouts=limits))
+                _print_sql(out, await schema.preview(manager.engine, revision, direction="down", timeouts=limits))
                 return
             before = await schema.inspect(manager.engine)
-            state = await schema.downgrade(manager.engine, revision, timeouts=limits, progress=out.note)
+            state = await schema.downgrade(
+                manager.engine, revision, timeouts=limits, attempts=attempts, progress=out.note
+            )
             _print_move(out, before, state)
 
     return run(work())
@@ -103,18 +121,30 @@ def verify(out: Output) -> None:
 
 
 def plan(out: Output) -> None:
-    """The migrations that an upgrade would apply, oldest first."""
+    """The migrations that an upgrade would apply, oldest first.
+
+    With their limits: how long a statement may wait for a lock, and may take.
+    """
     from core.cli._database import connected, run, settings_in_force
     from core.database import schema
 
+    settings = settings_in_force()
+    limits = settings.database.timeouts
+
     async def work() -> "tuple[Revision, ...]":
-        async with connected(settings_in_force(), out) as manager:
+        async with connected(settings, out) as manager:
             return await schema.plan(manager.engine)
 
     pending = run(work())
-    out.data({"pending": _revisions(pending)})
+    out.data(
+        {
+            "pending": [
+                {**data, **_limits(item, limits)} for data, item in zip(_revisions(pending), pending, strict=True)
+            ]
+        }
+    )
     if pending:
-        _print_revisions(out, pending)
+        _print_plan(out, pending, limits)
     else:
         out.line("nothing to do: the schema is at head")
 
@@ -181,6 +211,19 @@ def _revisions(revisions: "Sequence[Revision]") -> list[dict[str, Any]]:
         }
         for item in revisions
     ]
+
+
+def _limits(revision: "Revision", timeouts: "Timeouts") -> dict[str, float]:
+    lock, statement = revision.limits(timeouts)
+    return {"lock_timeout": lock, "statement_timeout": statement}
+
+
+def _print_plan(out: Output, revisions: "Sequence[Revision]", timeouts: "Timeouts") -> None:
+    rows = [
+        (item.revision, *(f"{limit:g} s" if limit else "none" for limit in item.limits(timeouts)), item.message)
+        for item in revisions
+    ]
+    out.table(rows, columns=("revision", "lock", "statement", "what it does"))
 
 
 def _print_revisions(out: Output, revisions: "Sequence[Revision]") -> None:

@@ -58,6 +58,11 @@
             EnvelopeTampered
             InvalidKey
         EmbeddedServerError
+        BackupError
+            BackupRefused
+            BackupDamaged
+            BackupDiffers
+            BackupToolFailed
 
 Each class is also the SQLAlchemy class that it stands for, so `except sqlalchemy.exc.IntegrityError` goes on working, and
 connection failures are `ConnectionError` too. Identity is the SQLSTATE and the constraint's name, never the message.
@@ -67,6 +72,11 @@ Cancellation and the caller's own `TimeoutError` are never translated.
 from core.database.errors._translate import scrub, translate
 from core.database.errors._tree import (
     AuthenticationFailed,
+    BackupDamaged,
+    BackupDiffers,
+    BackupError,
+    BackupRefused,
+    BackupToolFailed,
     CheckViolation,
     CommitOutcomeUnknown,
     ConfigurationError,
@@ -128,6 +138,11 @@ from core.database.errors._tree import (
 
 __all__ = [
     "AuthenticationFailed",
+    "BackupDamaged",
+    "BackupDiffers",
+    "BackupError",
+    "BackupRefused",
+    "BackupToolFailed",
     "CheckViolation",
     "CommitOutcomeUnknown",
     "ConfigurationError",

@@ -288,7 +288,18 @@ class SchemaLockTimeout(SchemaError):
 
 
 class MigrationFailed(SchemaError):
-    """A migration failed and was rolled back; the database is at the revision before it."""
+    """A migration failed and was rolled back; the database is at the revision before it.
+
+    `revision` is the migration's id; None where several were under way, as in a preview.
+    """
+
+    def __init__(self, message: str, *, revision: str | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.revision = revision
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, (cls, message, fields) = super().__reduce__()
+        return rebuild, (cls, message, {**fields, "revision": self.revision})
 
 
 class EncryptionError(PandaDatabaseError):
@@ -309,3 +320,25 @@ class InvalidKey(EncryptionError):
 
 class EmbeddedServerError(PandaDatabaseError):
     """The built-in PostgreSQL could not be started, used or stopped."""
+
+
+class BackupError(PandaDatabaseError):
+    """A backup could not be made, read or restored. What was there before is as it was."""
+
+
+class BackupRefused(BackupError, ConfigurationError):
+    """The file, the database or the programs at hand do not allow it; nothing was begun."""
+
+
+class BackupDamaged(BackupError, ValueError):
+    """The file is not a whole backup: cut off, altered, or something else."""
+
+    mend = "Take another copy of it or an older backup; `panda verify-backup FILE` checks one."
+
+
+class BackupDiffers(BackupError):
+    """What was restored is not what the backup says it holds; it was rolled back."""
+
+
+class BackupToolFailed(BackupError):
+    """pg_dump or pg_restore failed; its own words are in the message."""

@@ -6,6 +6,7 @@ _handed = context.config.attributes
 
 context.configure(
     connection=_handed["connection"],
+    dialect_name="postgresql+asyncpg",  # of a rendering without a connection
     target_metadata=_handed["metadata"],
     transaction_per_migration=True,
     literal_binds=context.is_offline_mode(),

@@ -30,7 +30,7 @@ policies AS (SELECT p.*, t.relname FROM pg_policy p JOIN tables t ON t.oid = p.p
 """
 
 _TABLES = """
-SELECT 'table', relname, relname, concat_ws(', ',
+SELECT 'table', relname::text, relname::text, concat_ws(', ',
     CASE relkind WHEN 'p' THEN 'partitioned by ' || pg_get_partkeydef(oid) WHEN 'f' THEN 'foreign' ELSE 'plain' END,
     CASE relpersistence WHEN 'u' THEN 'unlogged' WHEN 't' THEN 'temporary' END,
     (SELECT 'inherits ' || string_agg(inhparent::regclass::text, ', ' ORDER BY inhseqno) FROM pg_inherits WHERE inhrelid = tables.oid),

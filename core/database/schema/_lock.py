@@ -3,9 +3,11 @@
 Two keys, because a killed process leaves two things behind that end at different times. The keeper, a connection of its own,
 holds the first key in an open transaction: its server process waits for the client, sees at once that it is gone, and
 lets go. The worker's server process may be deep in a statement and see it later: each of its transactions holds the second
-key, and who gets the first key waits for the second before looking at the schema.
+key, and who gets the first key waits for the second before looking at the schema. Outside a transaction, where an index is
+built concurrently, the worker's session holds it.
 
-The locks belong to transactions, so they work behind PgBouncer. They are asked for again and again, each time in a new
+The locks belong to transactions, so they work behind PgBouncer, that of the session excepted: there a build whose client
+died is found by its lock on the table. They are asked for again and again, each time in a new
 transaction, instead of being waited for: a waiting statement holds a snapshot, and CREATE INDEX CONCURRENTLY in the
 migration that is waited for would wait for that snapshot in turn, a deadlock that the server does not see.
 """
@@ -16,6 +18,7 @@ import math
 import random
 import threading
 from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, event, text
@@ -39,7 +42,8 @@ _SET = text(
     " WHERE s.name <> 'client_connection_check_interval' OR version() LIKE '%linux%'"
 )
 _TRY = text("SELECT pg_try_advisory_xact_lock(:room, :key)")
-_TAKE = text("SELECT pg_advisory_xact_lock(:room, :key)")
+_TAKE = text("SELECT pg_backend_pid(), pg_advisory_xact_lock(:room, :key)")
+_TAKE_FOR_SESSION = text("SELECT pg_backend_pid(), pg_advisory_lock(:room, :key)")
 # The driver's last query of a transaction keeps its snapshot until the next statement; this one needs none.
 _DROP_SNAPSHOT = text("SET LOCAL statement_timeout = 0")
 _HOLDER = text(
@@ -50,6 +54,24 @@ _HOLDER = text(
 
 # `alembic.context` and `alembic.op` are one per process, whatever the thread or event loop.
 _alembic = threading.Lock()
+
+
+@dataclass(slots=True)
+class Step:
+    """What the worker is about to run: its limits, and what became of it. Read by the worker's next transaction."""
+
+    lock: float
+    """Seconds; 0 is no limit."""
+    statement: float
+    """Seconds; 0 is no limit."""
+    process: int | None = None
+    """The worker's process on the server, None where no transaction has begun or a pooler hides it."""
+    left_transaction: bool = False
+    """Whether a part ran outside a transaction that cannot simply be run again."""
+
+
+STEP = "panda_migration_step"
+"""The execution option by which the worker's connection carries its `Step`."""
 
 
 @contextlib.asynccontextmanager
@@ -152,22 +174,29 @@ async def _timed_out(connection: AsyncConnection, key: int, timeouts: Timeouts) 
 def _limited(engine: AsyncEngine, worker: AsyncConnection, timeouts: Timeouts) -> Generator[None]:
     """Begin each transaction of the worker by setting its limits and taking the second key.
 
-    In an autocommit block there is no transaction to set them for, so they are set for the session, whose connection is
-    not used again. There the lock limit is the statement's: what runs outside a transaction (CREATE INDEX CONCURRENTLY)
-    blocks nobody while it waits, and leaves an invalid index when it gives up.
+    In an autocommit block there is no transaction to set them for, so they are set for the session, which takes the key
+    too; its connection is not used again. There the lock limit is the statement's: what runs outside a transaction (CREATE
+    INDEX CONCURRENTLY) blocks nobody while it waits, and leaves an invalid index when it gives up. A pooler may run each
+    statement in another session, so behind one nothing is set: it would leak to strangers.
     """
-    statement = _milliseconds(timeouts.migration)
-    short = {"local": True, "lock": _milliseconds(timeouts.lock), "statement": statement}
-    unbound = {"local": False, "lock": statement, "statement": statement}
+    usual = Step(timeouts.lock, timeouts.migration)
+    pooled = bool(engine.get_execution_options().get("pgbouncer"))
 
     def begun(connection: Connection) -> None:
         if connection is not worker.sync_connection:
             return
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-            connection.execute(_SET, unbound)
-        else:
-            connection.execute(_SET, short)
-            connection.execute(_TAKE, {"room": _ROOM, "key": WORKER_KEY})
+        options = connection.get_execution_options()
+        step: Step = options.get(STEP, usual)
+        outside = options.get("isolation_level") == "AUTOCOMMIT"
+        step.left_transaction = step.left_transaction or outside
+        if outside and pooled:
+            step.process = None
+            return
+        statement = _milliseconds(step.statement)
+        lock = statement if outside else _milliseconds(step.lock)
+        connection.execute(_SET, {"local": not outside, "lock": lock, "statement": statement})
+        taken = connection.execute(_TAKE_FOR_SESSION if outside else _TAKE, {"room": _ROOM, "key": WORKER_KEY})
+        step.process = taken.one()[0]
 
     # On the engine, after what it may do itself at the beginning of each transaction; a connection's listeners run first.
     event.listen(engine.sync_engine, "begin", begun)

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from core.config.options import Timeouts
 from core.database.errors import SchemaError, SchemaUnknownRevision
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
-_ASSIGNED = re.compile(r"^(revision|down_revision)(?:\s*:[^=\n]+)?\s*=\s*(\S.*)$", re.MULTILINE)
+_ASSIGNED = re.compile(
+    r"^(revision|down_revision|lock_timeout|statement_timeout)(?:\s*:[^=\n]+)?\s*=\s*(\S.*)$", re.MULTILINE
+)
+_LONGEST = 86_400  # seconds, as for every limit in Timeouts
 _DOCSTRING = re.compile(r'\s*(?:#.*\n\s*)*[rR]?"""(.*?)(?:"""|\n)')
 _DATED = re.compile(r"(\d{4})_(\d{2})_(\d{2})_")
 
@@ -29,6 +33,17 @@ class Revision:
     """From the file's name; None where the name has none."""
     file: str
     """The file's name without its folder."""
+    lock_timeout: float | None = None
+    """Seconds that one of its statements may wait for a lock; 0 is no limit. None: the file declares none."""
+    statement_timeout: float | None = None
+    """Seconds that one of its statements may take; 0 is no limit. None: the file declares none."""
+
+    def limits(self, timeouts: Timeouts) -> tuple[float, float]:
+        """The lock and the statement limit in force, in seconds: the file's own, else `lock` and `migration`."""
+        return (
+            timeouts.lock if self.lock_timeout is None else self.lock_timeout,
+            timeouts.migration if self.statement_timeout is None else self.statement_timeout,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +128,7 @@ def _read(folder: Path, _changed: int) -> Scripts:
 
 def _revision(path: Path) -> Revision:
     text = path.read_text(encoding="utf-8")
-    said = {name: ast.literal_eval(value) for name, value in _ASSIGNED.findall(text)}
+    said = {name: _literal(path, name, value) for name, value in _ASSIGNED.findall(text)}
     revision, down = said.get("revision"), said.get("down_revision")
     if not isinstance(revision, str) or not isinstance(down, str | None):
         raise _broken(path.parent, f"{path.name} must name one revision and at most one before it")
@@ -124,7 +139,25 @@ def _revision(path: Path) -> Revision:
         message=doc.group(1).strip() if doc else "",
         date=dt.date(*map(int, dated.groups())) if dated else None,
         file=path.name,
+        lock_timeout=_seconds(path, "lock_timeout", said),
+        statement_timeout=_seconds(path, "statement_timeout", said),
     )
+
+
+def _literal(path: Path, name: str, source: str) -> object:
+    try:
+        return ast.literal_eval(source)
+    except (ValueError, SyntaxError):
+        raise _broken(path.parent, f"{path.name} must give {name} as a plain value on one line") from None
+
+
+def _seconds(path: Path, name: str, said: dict[str, object]) -> float | None:
+    value = said.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST:
+        raise _broken(path.parent, f"{path.name} must give {name} in seconds, 0 to {_LONGEST}")
+    return float(value)
 
 
 def _broken(folder: Path, what: str) -> SchemaError:

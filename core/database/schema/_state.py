@@ -97,8 +97,8 @@ class SchemaState:
             case "unstamped":
                 return SchemaUnstamped(
                     said,
-                    hint="They were not made by this project's migrations. Name an empty database in the URL, or move them "
-                    "away, then run `panda migrate upgrade`.",
+                    hint="They were not made by this project's migrations. `panda migrate adopt` takes them over if they are "
+                    "this project's or the original Alpha Panda's; else name an empty database in the URL.",
                 )
             case "behind":
                 return SchemaBehind(said, hint="Bring it to head with `panda migrate upgrade`.")
