@@ -30,9 +30,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(
-        help="The schema and its migrations.", no_args_is_help=True
-    )
+    group = typer.Typer(help="The schema and its migrations.", no_args_is_help=True)
     group.command("upgrade")(command(upgrade))
     # A step such as -1 is an argument here, not an option.
     group.command("downgrade", context_settings={"ignore_unknown_options": True})(command(downgrade))

@@ -2,13 +2,19 @@
 
 Passwords are hashed with Argon2id (pwdlib's recommended parameters: 64 MiB, 3 passes, 4 lanes), in a thread, since one hash
 takes tens of milliseconds. They are brought to Unicode NFC first, so that the same password typed on two keyboards is the same.
+
+A bcrypt hash, as the original Alpha Panda made them, is verified where the package bcrypt is installed, and replaced at the
+first login; elsewhere, like any hash of an unknown kind, it matches no password.
 """
 
 import asyncio
 import functools
+import importlib.util
 import unicodedata
 
 from pwdlib import PasswordHash
+from pwdlib.hashers import HasherProtocol
+from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,14 +25,26 @@ from core.database.models import User
 from core.database.records import USERNAME_RULE, UserCreate
 from core.database.types import checked_text, invalid_input
 
-__all__ = ["MAX_PASSWORD", "MIN_PASSWORD", "MIN_USERNAME", "authenticate", "register", "verify_password"]
+__all__ = ["MAX_PASSWORD", "MIN_PASSWORD", "MIN_USERNAME", "authenticate", "can_verify", "register", "verify_password"]
 
 MIN_USERNAME = 3
 MIN_PASSWORD = 8
 MAX_PASSWORD = 1_024
 """Lengths in characters; a user name's longest is that of its column."""
 
-_hasher = PasswordHash.recommended()
+_BCRYPT_MAX_BYTES = 72
+
+
+def _hashers() -> tuple[HasherProtocol, ...]:
+    """The one that hashes, then those that only verify."""
+    if importlib.util.find_spec("bcrypt") is None:
+        return (Argon2Hasher(),)
+    from pwdlib.hashers.bcrypt import BcryptHasher
+
+    return Argon2Hasher(), BcryptHasher()
+
+
+_hasher = PasswordHash(_hashers())
 
 
 async def register(session: AsyncSession, username: str, password: str) -> User:
@@ -74,6 +92,11 @@ async def verify_password(user: User, password: str) -> bool:
     return (await asyncio.to_thread(_verify, password, user.hashed_password))[0]
 
 
+def can_verify(hashed: str) -> bool:
+    """Whether a stored hash is of a kind that passwords can be held against here."""
+    return any(hasher.identify(hashed) for hasher in _hasher.hashers)
+
+
 async def _find(manager: DatabaseManager, username: str) -> User | None:
     try:
         _check_username(username)
@@ -90,7 +113,9 @@ def _verify(password: str, hashed: str | None) -> tuple[bool, str | None]:
     except InvalidInput:
         plain, hashed = "", None
     nobody = _nobody()  # made by whoever comes first, known or not
-    if hashed is None:
+    # More bytes than bcrypt takes in are an error to its package; the libraries of old cut them off.
+    too_long = hashed is not None and hashed.startswith("$2") and len(plain.encode()) > _BCRYPT_MAX_BYTES
+    if hashed is None or too_long or not can_verify(hashed):
         _hasher.verify(plain, nobody)
         return False, None
     return _hasher.verify_and_update(plain, hashed)

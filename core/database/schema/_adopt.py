@@ -63,12 +63,13 @@ async def adopt(
 ) -> Adoption:
     """Record the revision whose schema the database has, if it has one to the last constraint; else change nothing.
 
-    Every revision of this release is compared through the catalog, so that a database of an older one is stamped with that
-    and can be upgraded from there. Owns its transaction, under the migration lock. One that is stamped rightly is left alone.
+    Every revision of this release is compared through the catalog, so that a database of an older one is stamped with
+    that and can be upgraded from there. Owns its transaction, under the migration lock. One that is stamped rightly is
+    left alone.
 
     Raises `SchemaMissing` if none of our tables is there, `SchemaUnstamped` if tables bear our names and are not ours,
-    `SchemaTablesMissing` if some are missing, as after half a restore, `SchemaAhead` if a newer release has stamped it, and
-    `SchemaLockTimeout`.
+    `SchemaTablesMissing` if some are missing, as after half a restore, `SchemaAhead` if a newer release has stamped it,
+    and `SchemaLockTimeout`.
     """
     limits, tables, scripts = timeouts or Timeouts(), metadata or project_metadata(), read(versions)
     async with migration_lock(engine, timeouts=limits) as worker, worker.begin() as transaction:

@@ -64,9 +64,9 @@ class Drift:
 async def drift(engine: AsyncEngine, *, metadata: MetaData | None = None, versions: Path | None = None) -> Drift:
     """Compare the live database with what its revision, by default the head, made in the catalog.
 
-    One read-only transaction over the catalog, which works on a standby and behind PgBouncer. It needs USAGE on the schema
-    and SELECT on alembic_version, no more; a newer server takes, for its milliseconds, the lock on our tables that any
-    SELECT takes. What is expected was stored when the migration was made. Data is not looked at.
+    One read-only transaction over the catalog, which works on a standby and behind PgBouncer. It needs USAGE on the
+    schema and SELECT on alembic_version, no more; a newer server takes, for its milliseconds, the lock on our tables
+    that any SELECT takes. What is expected was stored when the migration was made. Data is not looked at.
 
     Raises `SchemaError` if the release holds no catalog of the revision, and what the server raises.
     """

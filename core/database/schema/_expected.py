@@ -1,8 +1,8 @@
-"""What each revision makes, as PostgreSQL spells it: stored beside the migrations, so that looking for drift needs no scratch
-database and no right beyond CONNECT.
+"""What each revision makes, as PostgreSQL spells it.
 
-A catalog is a file of JSON lines, an entry each, `catalogs/<revision>.jsonl` beside the folder of the migration files. It is
-written from a database that the migrations have made (`python -m tests.expected_catalogs`); a test compares it with one.
+It is stored beside the migrations, so that looking for drift needs no scratch database and no right to make one. A catalog is
+a file of JSON lines, an entry each: `catalogs/<revision>.jsonl` beside the folder of the migration files. It is written from a
+database that the migrations have made (`python -m tests.expected_catalogs`); a test compares it with one.
 """
 
 import json
