@@ -53,17 +53,6 @@ async def test_the_code_of_the_contract_runs_as_written(empty_database: str, mon
         await manager.close()
 
 
-async def test_the_code_of_the_readme_runs_as_written(empty_database: str, capsys) -> None:
-    (body,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    body = body.replace('"embedded:"', repr(empty_database))  # the only change: a database of the test's own
-    source = f"async def run():\n{textwrap.indent(body, '    ')}\n    return locals()\n"
-    scope: dict[str, object] = {}
-    exec(compile(source, "README.md", "exec"), scope)
-    names = await scope["run"]()  # type: ignore[operator]
-    assert names["user"].id == names["user_id"]
-    assert capsys.readouterr().out.strip() == "healthy"
-
-
 def test_the_settings_have_the_defaults_of_the_contract() -> None:
     scope: dict[str, object] = {}
     exec(PRELUDE + blocks()[3], scope)
