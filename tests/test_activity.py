@@ -34,10 +34,8 @@ from core.database.activity import (
     read_activity,
     running,
     slowest_statements,
-    without_literals,
 )
 from core.database.activity._plan import _explained
-from core.database.activity._tokens import tokens
 from core.database.connection import DatabaseManager
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 from core.database.errors import (
@@ -52,7 +50,7 @@ from core.database.errors import (
     StatementTimeout,
     UnsupportedFeature,
 )
-from core.database.monitoring import QueryEvent
+from core.database.monitoring import QueryEvent, sql_tokens, without_literals
 from tests.cluster.debian import DebianServer, binaries, debian_server
 
 SECRET = "hunter2-geheim"
@@ -110,7 +108,7 @@ def test_nothing_of_a_literal_or_comment_is_shown_however_the_text_is_cut(statem
 @given(st.text(max_size=80) | _STATEMENTS)
 def test_any_text_is_blanked_without_failing_and_holds_no_control_character(statement: str) -> None:
     assert all(char.isprintable() for char in without_literals(statement))
-    assert "".join(token.text for token in tokens(statement)) == statement
+    assert "".join(token.text for token in sql_tokens(statement)) == statement
 
 
 @pytest.mark.parametrize(
@@ -156,7 +154,7 @@ async def test_the_server_cuts_the_same_literals_as_we_do(manager: DatabaseManag
     async with manager.get_session() as session:
         row = (await (await session.connection()).exec_driver_sql(statement)).one()
     assert list(row) == list(literals.values())
-    found = [token for token in tokens(statement) if token.kind == "string"]
+    found = [token for token in sql_tokens(statement) if token.kind == "string"]
     assert len(found) == len(literals) + 1  # one is written in two parts
     assert all(token.whole for token in found)
 

@@ -148,7 +148,7 @@ def test_help_lists_the_commands_and_exit_codes_within_80_columns():
         ["wait"],
         ["version"],
         ["config", "show"],
-        *(["migrate", verb] for verb in ("upgrade", "downgrade", "verify", "plan", "history")),
+        *(["migrate", verb] for verb in ("upgrade", "downgrade", "verify", "plan", "history", "new", "lint")),
     ],
 )
 def test_every_command_takes_the_common_options_and_explains_itself(path, capsys):

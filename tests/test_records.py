@@ -1,7 +1,6 @@
 """Records refuse what the tables' constraints refuse, and take what they take."""
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -73,26 +72,18 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def rules_url(server_url: str, template: str) -> Iterator[str]:
+def rules_url(panda_new_database) -> Iterator[str]:
     """A database at head for all tests of this module, with one row in every table; each test rolls back."""
-    name = f"test_records_{os.getpid()}"
-    url = server_url.replace("/panda?", f"/{name}?", 1)
 
-    async def admin(statement: str) -> None:
-        connection = await asyncpg.connect(server_url)
-        await connection.execute(statement)
-        await connection.close()
-
-    async def fill() -> None:
+    async def fill(url: str) -> None:
         connection = await asyncpg.connect(url)
         for statement in ROWS:
             await connection.execute(statement)
         await connection.close()
 
-    asyncio.run(admin(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    asyncio.run(fill())
-    yield url
-    asyncio.run(admin(f"DROP DATABASE {name} WITH (FORCE)"))
+    with panda_new_database() as url:
+        asyncio.run(fill(url))
+        yield url
 
 
 ROWS = [

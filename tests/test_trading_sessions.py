@@ -9,15 +9,15 @@ from sqlalchemy import select, update
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
 from core.database.errors import ConfigurationError, EnvelopeTampered, ForeignKeyViolation, InvalidInput
-from core.database.models import TradingSession, User
+from core.database.models import TradingSession
+from core.testing import make_user
 from core.trading import sessions
 
 
 @pytest.fixture
 async def user_id(manager: DatabaseManager) -> int:
     async with manager.transaction() as session:
-        user = User(username="trader", hashed_password="hash")
-        session.add(user)
+        session.add(user := make_user())
         await session.flush()
         return user.id
 

@@ -3,14 +3,12 @@
 import asyncio
 import copy
 import json
-import os
 import pickle
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal, getcontext, localcontext
 from typing import Any, cast
 
-import asyncpg
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, assume, given, settings
@@ -101,28 +99,18 @@ class Row(Base):
 
 
 @pytest.fixture(scope="module")
-def typed_url(server_url: str) -> Iterator[str]:
+def typed_url(panda_new_database) -> Iterator[str]:
     """A database with the table, for all tests of this module: they leave rows but look only at their own."""
-    name = f"test_types_{os.getpid()}"
 
-    async def make() -> None:
-        admin = await asyncpg.connect(server_url)
-        await admin.execute(f"CREATE DATABASE {name}")
-        await admin.close()
+    async def make(url: str) -> None:
         engine = build_engine(DatabaseUrl.parse(url), EngineOptions())
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
         await engine.dispose()
 
-    async def drop() -> None:
-        admin = await asyncpg.connect(server_url)
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
-
-    url = server_url.replace("/panda?", f"/{name}?", 1)
-    asyncio.run(make())
-    yield url
-    asyncio.run(drop())
+    with panda_new_database(empty=True) as url:
+        asyncio.run(make(url))
+        yield url
 
 
 @pytest.fixture

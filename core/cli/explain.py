@@ -126,7 +126,7 @@ def _print(out: Output, plan: "Plan") -> None:
 
 
 def _print_statement(out: Output, number: int, slow: "SlowStatement") -> None:
-    from core.database.activity import without_literals
+    from core.database.monitoring import without_literals
 
     if number > 1:
         out.line()

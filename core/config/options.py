@@ -117,6 +117,8 @@ class MonitoringOptions:
     enabled: bool = True
     slow_query: SecondsOrOff = 0.5
     """A statement that takes longer is logged, without its parameters; 0 turns the log off."""
+    slow_bulk: SecondsOrOff = 60.0
+    """The same for bulk work: COPY, and the statements after it in its transaction."""
     long_session: SecondsOrOff = 30.0
     """A session open for longer is logged when it closes; 0 turns the log off."""
     max_statements: Annotated[int, Field(ge=1, le=100_000)] = 500

@@ -1,14 +1,17 @@
 """Run a unit of work again, when and only when that is safe."""
 
+import asyncio
+import random
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
-import stamina
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.options import RetryOptions
 from core.database.errors import PandaDatabaseError
+from core.database.monitoring import QueryMonitor
 
 __all__ = ["run_with_retry"]
 
@@ -21,30 +24,34 @@ async def run_with_retry(
     *,
     options: RetryOptions,
     max_attempts: int | None = None,
+    monitor: QueryMonitor | None = None,
 ) -> T:
     """Await `work(session)` in a fresh transaction until one commits; its result.
 
     The whole unit runs again after an error whose class says `retryable`: nothing of the failed attempt is stored
     then. It does not after `CommitOutcomeUnknown`, nor once `work` itself has committed. Raises the last error when
-    attempts or time are used up.
+    attempts or time are used up. `monitor` is told of each further attempt.
     """
-    stored = False
-
-    def again(error: Exception) -> bool:
-        return isinstance(error, PandaDatabaseError) and error.retryable and not stored
-
-    async for attempt in stamina.retry_context(
-        on=again,
-        attempts=max_attempts or options.max_attempts,
-        timeout=options.deadline,
-        wait_initial=options.backoff,
-        wait_max=options.backoff_max,
-        wait_jitter=options.backoff,
-    ):
-        with attempt:
+    attempts = max_attempts or options.max_attempts
+    deadline = time.monotonic() + options.deadline
+    attempt = 1
+    while True:
+        session: AsyncSession | None = None
+        try:
             async with open_transaction() as session:
-                try:
-                    return await work(session)
-                finally:
-                    stored = stored or bool(getattr(session, "committed", False))
-    raise AssertionError("unreachable: the last attempt returns or raises")
+                return await work(session)
+        except PandaDatabaseError as error:
+            wait = backoff(options, attempt)
+            final = attempt >= attempts or time.monotonic() + wait > deadline
+            if final or not error.retryable or getattr(session, "committed", False):
+                raise
+            attempt += 1
+            if monitor is not None:
+                monitor.retried(attempt, error, wait, session_id=getattr(session, "log_id", None))
+        await asyncio.sleep(wait)
+
+
+def backoff(options: RetryOptions, failures: int) -> float:
+    """Seconds to wait after so many failures: anything up to a limit that doubles, so that rivals do not meet again."""
+    limit = min(options.backoff_max, options.backoff * 2 ** min(failures - 1, 32))
+    return random.uniform(0, limit)  # noqa: S311 - it spreads load, it guards nothing

@@ -6,7 +6,6 @@ Everything here reads what any role may read of pg_stat_activity, pg_locks and E
 
 from core.database.activity._derive import by_application, by_state, hit_share, lock_tree, rates, running
 from core.database.activity._end import End, Target, end_session, find_target
-from core.database.activity._literals import without_literals
 from core.database.activity._nodes import PlanNode
 from core.database.activity._observe import Observation
 from core.database.activity._plan import Plan, explain
@@ -51,5 +50,4 @@ __all__ = [
     "read_activity",
     "running",
     "slowest_statements",
-    "without_literals",
 ]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.database.activity._literals import without_literals
 from core.database.activity._nodes import PlanNode
 from core.database.activity._relations import Relation, Relations
+from core.database.monitoring import without_literals
 
 _MANY = 10_000  # rows from which reading or sorting all of them is worth a word
 _LOOPS = 1_000

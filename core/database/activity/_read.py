@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from core.database.activity._literals import without_literals
 from core.database.activity._values import Activity, LockWait, Replica, Server, Session
+from core.database.monitoring import without_literals
 
 _MOST_WAITS = 200  # pg_blocking_pids stops the server's lock manager for a moment, each time
 _AGES = ("state_seconds", "statement_seconds", "transaction_seconds")

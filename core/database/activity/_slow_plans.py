@@ -8,11 +8,10 @@ from concurrent.futures import CancelledError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.config.options import SecondsOrOff
-from core.database.activity._literals import without_literals
 from core.database.activity._plan import explain
 from core.database.activity._statement import checked_statement
 from core.database.errors import ManagerNotConnected, PandaDatabaseError, StatementFault
-from core.database.monitoring import QueryEvent, get_logger
+from core.database.monitoring import QueryEvent, get_logger, without_literals
 
 _REMEMBERED = 500
 _SHOWN = 2_000  # characters of a statement

@@ -3,9 +3,8 @@
 import re
 from typing import Any
 
-from core.database.activity._literals import without_literals
-from core.database.activity._tokens import Token, tokens
 from core.database.errors import StatementFault
+from core.database.monitoring import SqlToken, sql_tokens, without_literals
 
 _PLANNED = ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE")
 _DOLLAR = "PostgreSQL's parameters are $1, $2 and so on: write these."
@@ -14,7 +13,7 @@ _LOGGED = 2_000  # characters of a statement that the slow-query log keeps
 
 def checked_statement(statement: str) -> str:
     """The statement without the semicolon behind it. Raises `StatementFault` for none, several or another kind."""
-    pieces = [token for token in tokens(statement) if token.kind not in ("space", "comment")]
+    pieces = [token for token in sql_tokens(statement) if token.kind not in ("space", "comment")]
     while pieces and pieces[-1].text == ";":
         pieces.pop()
         statement = statement[: statement.rindex(";")]
@@ -49,10 +48,10 @@ def explained_fault(error: StatementFault, statement: str, *, offset: int) -> St
 
 def foreign_placeholder(statement: str) -> str | None:
     """The first `%s`, `%(name)s`, `:name` or `?` outside of literals, which a client library would have replaced."""
-    kept = [token for token in tokens(statement) if token.kind != "comment"]
+    kept = [token for token in sql_tokens(statement) if token.kind != "comment"]
     for at, token in enumerate(kept):
         after = "".join(piece.text for piece in kept[at + 1 : at + 5] if _joins(piece))
-        before = kept[at - 1] if at else Token("space", "")
+        before = kept[at - 1] if at else SqlToken("space", "")
         if token.text == "%" and (found := re.match(r"s\b|\(\w+\)s\b", after)):
             return f"%{found[0]}"
         if token.text == ":" and before.text != ":" and (found := re.match(r"[A-Za-z_]\w*", after)):
@@ -62,7 +61,7 @@ def foreign_placeholder(statement: str) -> str | None:
     return None
 
 
-def _joins(token: Token) -> bool:
+def _joins(token: SqlToken) -> bool:
     return token.kind in ("word", "symbol", "number")
 
 

@@ -4,8 +4,8 @@ import textwrap
 from dataclasses import replace
 from itertools import groupby
 
-from core.database.activity._literals import without_literals
 from core.database.activity._nodes import PlanNode
+from core.database.monitoring import without_literals
 
 _SHOWN_ALIKE = 2
 _NARROWEST = 24

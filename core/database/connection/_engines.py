@@ -48,15 +48,17 @@ class Engines:
         """Close every connection, within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                for engine in self._made():
+                for engine in self.made().values():
                     await engine.dispose()
         except TimeoutError:
             _log.warning("connections did not close in time")
 
     def abandon(self) -> None:
         """Forget every connection without a word on its socket."""
-        for engine in self._made():
+        for engine in self.made().values():
             abandon_pool(engine)
 
-    def _made(self) -> list[AsyncEngine]:
-        return [self.writer, self.reader] if "reader" in vars(self) else [self.writer]
+    def made(self) -> dict[str, AsyncEngine]:
+        """The pools by name; the reader's only if it was asked for."""
+        made = {"read_write": self.writer}
+        return made | {"read_only": self.reader} if "reader" in vars(self) else made

@@ -31,7 +31,7 @@ from core.database.errors import (
     WrongEventLoop,
 )
 from core.database.health import check_health, unhealthy
-from core.database.monitoring import QueryHook, QueryMonitor, get_logger
+from core.database.monitoring import Hook, QueryHook, QueryMonitor, get_logger
 from core.database.retry import run_with_retry
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+_LAST_EVENTS = 1.0  # seconds that close() gives hooks to be told what is still in their queues
 
 _log = get_logger()
 
@@ -63,7 +65,7 @@ class DatabaseManager:
         retry: RetryOptions | None = None,
         monitoring: MonitoringOptions | None = None,
         pgbouncer: bool = False,
-        hooks: Sequence[QueryHook] = (),
+        hooks: Sequence[QueryHook | Hook] = (),
         monitor: QueryMonitor | None = None,
         application_name: str = "alpha-panda",
     ) -> None:
@@ -94,7 +96,7 @@ class DatabaseManager:
 
     @classmethod
     def from_settings(
-        cls, settings: "Settings", *, hooks: Sequence[QueryHook] = (), monitor: QueryMonitor | None = None
+        cls, settings: "Settings", *, hooks: Sequence[QueryHook | Hook] = (), monitor: QueryMonitor | None = None
     ) -> Self:
         """A manager by `core.config.settings`."""
         database = settings.database
@@ -158,10 +160,14 @@ class DatabaseManager:
                 raise
 
     async def close(self) -> None:
-        """Close every connection; the built-in server is stopped if nobody else uses it. Safe to call twice."""
+        """Close every connection; the built-in server is stopped if nobody else uses it. Safe to call twice.
+
+        Hooks are told what has happened, within a second.
+        """
         engines, self._engines = self._engines, None
         if engines is not None and self._loop is asyncio.get_running_loop():
             await engines.dispose(timeout=self._options.timeouts.cleanup)
+            await self._monitor.drained(_LAST_EVENTS)
         if self._server is not None:
             await asyncio.to_thread(self._server.release)
 
@@ -222,6 +228,7 @@ class DatabaseManager:
             work,
             options=self._retry,
             max_attempts=max_attempts,
+            monitor=self._monitor if self._monitoring.enabled else None,
         )
 
     async def health_check(self) -> dict[str, Any]:

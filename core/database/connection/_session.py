@@ -1,10 +1,13 @@
 """A session that one task uses at a time, and the scopes that open and leave one."""
 
 import asyncio
+import contextlib
 import functools
+import secrets
 import sys
 import time
 from collections.abc import Callable
+from contextvars import Token
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -12,7 +15,7 @@ from sqlalchemy import exc as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 
 from core.database.errors import PandaDatabaseError, SessionShared, translate
-from core.database.monitoring import QueryMonitor
+from core.database.monitoring import SESSION, LoggedSession, QueryMonitor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +54,11 @@ class PandaSession(AsyncSession):
     first is inside a call gets `SessionShared`.
     """
 
+    outer: LoggedSession | None = None
+    """The session that was open in the same context when this one was opened."""
+    closed: bool = False
+    _log_id: str | None = None
+
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine, expire_on_commit=False)
         self.committed = False
@@ -58,6 +66,13 @@ class PandaSession(AsyncSession):
         self.user_task: asyncio.Task[Any] | None = None
         """The task that is inside a call."""
         self.waiter: asyncio.Future[None] | None = None
+
+    @property
+    def log_id(self) -> str:
+        """What log records call the session; made when first asked for."""
+        if self._log_id is None:
+            self._log_id = secrets.token_hex(4)
+        return self._log_id
 
     execute = _exclusive(AsyncSession.execute)
     scalar = _exclusive(AsyncSession.scalar)
@@ -103,7 +118,9 @@ class PandaSession(AsyncSession):
 class SessionScope:
     """`async with` around one session: leaving without commit rolls back and returns the connection."""
 
-    __slots__ = ("_check", "_engine", "_entered", "_monitor", "_offline", "_opened_at", "_patience", "_session")
+    __slots__ = (
+        "_check", "_engine", "_entered", "_monitor", "_offline", "_opened_at", "_patience", "_session", "_token",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -123,12 +140,15 @@ class SessionScope:
         self._opened_at = caller
         self._entered = 0.0
         self._session: PandaSession | None = None
+        self._token: Token[LoggedSession | None] | None = None
 
     async def __aenter__(self) -> PandaSession:
         self._check()  # the scope may be entered long after it was made, or elsewhere
-        self._session = PandaSession(self._engine)
+        session = self._session = PandaSession(self._engine)
+        session.outer = SESSION.get()
+        self._token = SESSION.set(session)
         self._entered = time.monotonic()
-        return self._session
+        return session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -139,8 +159,13 @@ class SessionScope:
         try:
             await session.finish(offline=self._offline, patience=self._patience)
         finally:
+            session.closed = True
+            if self._token is not None:
+                with contextlib.suppress(ValueError):  # left in another context than entered: a fixture, say
+                    SESSION.reset(self._token)
             if self._monitor is not None:
-                self._monitor.session_closed(time.monotonic() - self._entered, self._opened_at)
+                seconds = time.monotonic() - self._entered
+                self._monitor.session_closed(seconds, self._opened_at, read_only=self._offline, session=session)
 
 
 class TransactionScope:

@@ -2,7 +2,9 @@
 
 from core.database.driver._connection import DriverConnection, OnStatement
 from core.database.driver._connector import Connector, ConnectSpec, SessionAttrs
+from core.database.driver._listen import listen
 from core.database.driver._raw import probe, raw_connection
+from core.database.driver._wire import WireFacts, wire_facts
 
 __all__ = [
     "ConnectSpec",
@@ -10,6 +12,9 @@ __all__ = [
     "DriverConnection",
     "OnStatement",
     "SessionAttrs",
+    "WireFacts",
+    "listen",
     "probe",
     "raw_connection",
+    "wire_facts",
 ]

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from core.database.errors import ConnectionLost, TransactionAborted, translate
+from core.database.errors import CommitOutcomeUnknown, ConnectionLost, PandaDatabaseError, TransactionAborted, translate
+from core.database.monitoring import ConnectionMonitor, TransactionOutcome
 
 T = TypeVar("T")
 OnStatement = Callable[[str, float, BaseException | None], None]
@@ -22,13 +23,16 @@ _GOODBYE = 1.0  # seconds
 class DriverConnection(asyncpg.Connection):
     """A connection whose COMMIT either stored the transaction or raised, and whose ROLLBACK ends in bounded time."""
 
-    __slots__ = ("cleanup", "failed", "idle_since", "on_statement")
+    __slots__ = ("cleanup", "failed", "idle_since", "on_statement", "watch")
 
     failed: bool
     """A statement of the open transaction failed and no savepoint has been rolled back to since."""
     idle_since: float
     """time.monotonic() of the last return to the pool."""
     on_statement: OnStatement | None
+    """`watch.statement`, at hand."""
+    watch: ConnectionMonitor | None
+    """Set by the connector while the connection has not yet been given out."""
     cleanup: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -36,6 +40,7 @@ class DriverConnection(asyncpg.Connection):
         self.failed = False
         self.idle_since = time.monotonic()
         self.on_statement = None
+        self.watch = None
         self.cleanup = 5.0
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
@@ -46,13 +51,22 @@ class DriverConnection(asyncpg.Connection):
             return await self._rollback()
         if self.on_statement is None:
             return await super().execute(query, *args, timeout=timeout)
-        return await self._timed(query, super().execute(query, *args, timeout=timeout))
+        status = await self._timed(query, super().execute(query, *args, timeout=timeout))
+        if self.watch is not None and query.startswith("BEGIN"):
+            self.watch.begun(query)
+        return status
 
     async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
         await self._timed(command, super().executemany(command, args, timeout=timeout))
 
     async def prepare(self, query: str, **options: Any) -> Any:
-        statement = await super().prepare(query, **options)
+        start = time.perf_counter()
+        try:
+            statement = await super().prepare(query, **options)
+        except BaseException as error:  # a statement that is wrong fails here; nothing is swallowed
+            if self.on_statement is not None:
+                self.on_statement(query, time.perf_counter() - start, error)
+            raise
         if query.startswith("ROLLBACK TO"):
             return _RollbackToSavepoint(statement, self)
         return statement if self.on_statement is None else _TimedStatement(statement, query, self.on_statement)
@@ -65,9 +79,35 @@ class DriverConnection(asyncpg.Connection):
                 await super().close()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             self.terminate()
+        finally:
+            self._ended("aborted")
+
+    def terminate(self) -> None:
+        """Close the socket without a word; an open transaction is rolled back by the server."""
+        super().terminate()
+        self._ended("aborted")
+
+    def _ended(self, outcome: TransactionOutcome) -> None:
+        if self.watch is not None:
+            self.watch.ended(outcome)
 
     async def _commit(self) -> str:
         """COMMIT; what the server answers is believed, not that it answered."""
+        outcome: TransactionOutcome = "unknown"  # cancelled while it is under way, for one
+        try:
+            status = await self._answered_commit()
+            outcome = "committed"
+        except PandaDatabaseError as error:
+            if not isinstance(error, CommitOutcomeUnknown):
+                outcome = "aborted"
+            if self.watch is not None and error.orig is None:  # no statement has reported it
+                self.watch.refused(type(error).__name__)
+            raise
+        finally:
+            self._ended(outcome)
+        return status
+
+    async def _answered_commit(self) -> str:
         if self.is_closed():
             raise ConnectionLost("the connection was lost before COMMIT; nothing of the transaction is stored")
         if self.failed:
@@ -86,12 +126,19 @@ class DriverConnection(asyncpg.Connection):
 
     async def _rollback(self) -> str:
         """ROLLBACK; on a connection that is gone or does not answer in time, closing it is the same."""
+        outcome: TransactionOutcome = "aborted" if self.failed else "rolled_back"
         self.failed = False
+        task = asyncio.current_task()
+        if self.watch is not None and task is not None and task.cancelling():
+            self.watch.cancelled = True
         try:
-            return await super().execute("ROLLBACK;", timeout=self.cleanup)
+            status = await super().execute("ROLLBACK;", timeout=self.cleanup)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
             self.terminate()
             return "ROLLBACK"
+        finally:
+            self._ended(outcome)
+        return status
 
     async def _timed(self, query: str, work: Coroutine[Any, Any, T]) -> T:
         """Await the work and report how long it took."""

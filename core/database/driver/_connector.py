@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import asyncpg
 
-from core.database.driver._connection import DriverConnection, OnStatement
+from core.database.driver._connection import DriverConnection
 from core.database.errors import HostUnreachable, PandaDatabaseError, WrongEventLoop, translate
+from core.database.monitoring import ConnectionMonitor, QueryMonitor, Server
 
 SessionAttrs = Literal["any", "primary", "standby", "read-write", "read-only", "prefer-standby"]
 
@@ -48,11 +49,13 @@ class Connector:
         self,
         spec: ConnectSpec,
         *,
-        on_statement: OnStatement | None = None,
+        monitor: QueryMonitor | None = None,
+        read_only: bool = False,
         recover: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.spec = spec
-        self._on_statement = on_statement
+        self._monitor = monitor
+        self._read_only = read_only
         self._recover = recover
         self._preferred = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,7 +107,11 @@ class Connector:
                 raise
             ours.message = f"{_place(host, port)}: {ours.message}"
             raise ours from error
-        connection.on_statement = self._on_statement
+        if self._monitor is not None:
+            server = Server(host, port, self.spec.database)
+            connection.watch = ConnectionMonitor(self._monitor, read_only=self._read_only, server=server)
+            connection.watch.closed = connection.is_closed
+            connection.on_statement = connection.watch.statement
         connection.cleanup = self.spec.cleanup
         _watch_network(connection)
         return connection

@@ -11,11 +11,11 @@ from sqlalchemy import URL, event
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from core.config.options import Environment, PoolOptions, Timeouts, TlsMode, TlsOptions
 from core.database.driver import Connector, ConnectSpec, DriverConnection, probe
 from core.database.engine._dialect import DRIVER_NAME
+from core.database.engine._pool import WatchedPool
 from core.database.engine._url import DatabaseUrl
 from core.database.errors import ConfigurationError, PandaDatabaseError, PrimaryDemoted, translate
 from core.database.monitoring import QueryMonitor
@@ -49,8 +49,8 @@ def build_engine(
 
     Raises `ConfigurationError` where the TLS rules of the environment are not met.
     """
-    record = functools.partial(monitor.record, read_only=read_only) if monitor is not None else None
-    connector = Connector(_spec(url, options, read_only=read_only), on_statement=record, recover=recover)
+    spec = _spec(url, options, read_only=read_only)
+    connector = Connector(spec, monitor=monitor, read_only=read_only, recover=recover)
     pool, timeouts = options.pool, options.timeouts
 
     def creator() -> Any:
@@ -60,7 +60,7 @@ def build_engine(
     engine = create_async_engine(
         _shown(url),
         creator=creator,
-        poolclass=AsyncAdaptedQueuePool,
+        poolclass=WatchedPool,
         pool_size=pool.read_size if read_only else pool.size,
         max_overflow=0 if read_only else pool.max_overflow,
         pool_timeout=pool.wait,
@@ -71,6 +71,8 @@ def build_engine(
         json_deserializer=strict_json_loads,
         **({"isolation_level": "AUTOCOMMIT"} if read_only else {}),
     )
+    if monitor is not None and isinstance(engine.pool, WatchedPool):
+        engine.pool.watch = monitor.pool("read_only" if read_only else "read_write")
     _watch_pool(engine, connector, pool, timeouts)
     _watch_errors(engine, read_only=read_only)
     if options.pgbouncer:

@@ -1,8 +1,9 @@
 """SQL as it may be shown: with every literal blanked."""
 
 import re
+from functools import lru_cache
 
-from core.database.activity._tokens import Token, tokens
+from core.database.monitoring._tokens import SqlToken, sql_tokens
 
 _LONGEST_NAME = 63  # what is longer is no name, though it stands in double quotes
 _LIST = re.compile(r"\?(?:, ?\?){2,}")
@@ -10,6 +11,7 @@ _BLANK = "?"
 _MORE = "…"
 
 
+@lru_cache(maxsize=1_000)
 def without_literals(sql: str) -> str:
     """The statement on one line, its strings, numbers and comments replaced or dropped; names and $1 stay.
 
@@ -19,7 +21,7 @@ def without_literals(sql: str) -> str:
     """
     pieces: list[str] = []
     setting, blank = _Setting(), False
-    for token in tokens(sql):
+    for token in sql_tokens(sql):
         again, blank = blank, setting.holds_value(token)
         if blank:
             pieces.append("" if again else f" {_BLANK}")
@@ -31,7 +33,7 @@ def without_literals(sql: str) -> str:
     return _LIST.sub(f"{_BLANK}, {_MORE}", text)
 
 
-def _shown(token: Token) -> str:
+def _shown(token: SqlToken) -> str:
     match token.kind:
         case "string":
             return _BLANK if token.whole else f"{_BLANK} {_MORE}"
@@ -56,7 +58,7 @@ class _Setting:
         self._set = False
         self._value = False
 
-    def holds_value(self, token: Token) -> bool:
+    def holds_value(self, token: SqlToken) -> bool:
         if token.kind in ("space", "comment"):
             return self._value
         if token.text == ";":
