@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def superuser(url: str) -> str:
-    return url.replace("panda@", "postgres@", 1)
+    return url.replace("//panda", "//postgres", 1)
 
 
 def engine_of(url: str):
@@ -656,18 +657,14 @@ async def test_whatever_ends_a_restore_the_old_content_stays(filled: str, made: 
         if how == "cancelled":
             task.cancel()
         else:
-            done = subprocess.run([*psql(superuser(filled)), "-c", kill], capture_output=True, check=False)
-            assert done.returncode == 0, done.stderr
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, execute(superuser(filled), kill)).result()
 
     task = asyncio.ensure_future(restore(filled, made, replace=True, progress=end))
     with pytest.raises((Interruption, asyncio.CancelledError, PandaDatabaseError)):
         await task
     assert await value(filled, "SELECT count(*) FROM users") == 31
     assert await value(filled, "SELECT count(*) FROM portfolio_snapshots") == 1001
-
-
-def psql(url: str) -> list[str]:
-    return [str(client_folders()[0] / "psql"), "-X", url]
 
 
 async def test_a_full_disk_of_the_server_leaves_the_old_content(open_folder: Path, tmp_path: Path) -> None:
@@ -767,6 +764,7 @@ def fake_tools(folder: Path, version: str, body: str = "exit 1") -> Path:
     return folder
 
 
+@pytest.mark.builtin_server(reason="the text names its major version")
 async def test_tools_older_than_the_server_are_refused_with_what_to_install(filled: str, tmp_path: Path) -> None:
     old = fake_tools(tmp_path / "old", "14.1")
     with pytest.raises(BackupRefused, match=r"PostgreSQL 18 or newer are needed; found: 14.1 in .*postgresql.?-?.*18"):
@@ -819,6 +817,7 @@ async def test_a_program_is_ended_with_the_block_that_reads_it(tmp_path: Path) -
 # Secrets
 
 
+@pytest.mark.builtin_server(reason="it lets the role in whatever the password")
 async def test_neither_command_line_nor_environment_shows_the_password(filled: str, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     spy = fake_tools(
@@ -960,6 +959,7 @@ def test_a_full_disk_ends_a_backup_in_words_and_leaves_the_old_one(environment: 
     assert (tmp_path / "b").read_text() == "the old one"
 
 
+@pytest.mark.builtin_server(reason="the stand-in for pg_dump speaks no TLS")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_leaves_no_half_backup(environment: dict[str, str], tmp_path: Path, how: signal.Signals) -> None:
     slow = fake_tools(tmp_path / "slow", "18.9", "echo PGDMP; exec sleep 60")

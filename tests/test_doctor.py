@@ -56,7 +56,7 @@ def of(findings: tuple[Finding, ...], check: str) -> Finding:
 
 
 def as_postgres(url: str) -> str:
-    return url.replace("//panda@", "//postgres@")
+    return url.replace("//panda", "//postgres", 1)
 
 
 async def execute(url: str, *statements: str) -> None:

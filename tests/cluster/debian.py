@@ -1,4 +1,8 @@
-"""Debian's PostgreSQL over TLS with SCRAM, and PgBouncer before it, on loopback, as an unprivileged user."""
+"""Debian's PostgreSQL over TLS with SCRAM, and PgBouncer before it, on loopback, as an unprivileged user.
+
+As a program, `python -m tests.cluster.debian ARGUMENTS`, it runs pytest with these arguments on such a server, which every
+connection of the tests reaches over TLS with SCRAM and verify-full.
+"""
 
 import asyncio
 import contextlib
@@ -9,9 +13,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 PASSWORD = "correct horse%battery"
 _DAY = dt.timedelta(days=1)
+_FOR_A_SUITE = {"max_connections": "200", "autovacuum": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
 def binaries() -> Path | None:
@@ -37,7 +43,7 @@ def pgbouncer() -> str | None:
 
 @dataclass
 class DebianServer:
-    """A running cluster with roles `panda` (SCRAM) and `postgres`; `authority` signed its certificate for localhost."""
+    """A running cluster with roles `panda` and `postgres` (SCRAM, one password); `authority` signed its certificate for localhost."""
 
     port: int
     folder: Path
@@ -59,8 +65,8 @@ class DebianServer:
 
 
 @contextlib.contextmanager
-def debian_server(*, tls: bool = True) -> Generator[DebianServer]:
-    """A fresh cluster; ended and removed on leaving."""
+def debian_server(*, tls: bool = True, further: Mapping[str, str] | None = None) -> Generator[DebianServer]:
+    """A fresh cluster with `further` settings; ended and removed on leaving."""
     folder = _folder()
     bin_folder = binaries()
     assert bin_folder is not None
@@ -78,6 +84,7 @@ def debian_server(*, tls: bool = True) -> Generator[DebianServer]:
         "ssl": "on" if tls else "off",
         "ssl_cert_file": str(folder / "server.pem"),
         "ssl_key_file": str(folder / "server.key"),
+        **(further or {}),
     }
     lines = [f"{name} = '{value}'" for name, value in settings.items()]
     (data / "postgresql.auto.conf").write_text("\n".join(lines) + "\n")
@@ -186,6 +193,7 @@ async def _make_roles(folder: Path, port: int) -> None:
                 raise
             await asyncio.sleep(0.1)
     await connection.execute(f"CREATE ROLE panda LOGIN CREATEDB CREATEROLE PASSWORD '{PASSWORD}'")
+    await connection.execute(f"ALTER ROLE postgres PASSWORD '{PASSWORD}'")
     await connection.execute("CREATE DATABASE panda OWNER panda")
     await connection.close()
 
@@ -239,3 +247,29 @@ def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x5
         .not_valid_before(now - _DAY)
         .not_valid_after(now + _DAY)
     )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run pytest on a server of its own; its exit code."""
+    bin_folder = binaries()
+    if bin_folder is None:
+        print("PostgreSQL is missing: apt-get install postgresql", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the server ends on the way out
+    version = subprocess.run([bin_folder / "postgres", "--version"], stdout=subprocess.PIPE, text=True, check=True)
+    with debian_server(further=_FOR_A_SUITE) as server:
+        print(f"{version.stdout.strip()} over TLS with SCRAM and verify-full", flush=True)
+        url = server.url(query=f"?sslmode=verify-full&sslrootcert={server.authority}")
+        # The password in it keeps the URL off the command line, which everybody may read.
+        tests = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *arguments], env={**os.environ, "PANDA_TEST_URL": url}
+        )
+        while True:
+            try:
+                return tests.wait()
+            except KeyboardInterrupt:  # pytest has got it too, and takes its leave
+                continue
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

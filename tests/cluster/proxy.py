@@ -1,4 +1,4 @@
-"""A TCP proxy before a server's unix socket that can freeze, cut, and lose the answer to COMMIT."""
+"""A TCP proxy before a server that can freeze, cut, and, where no TLS hides it, lose the answer to COMMIT."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,10 @@ class FaultProxy:
 
     def __init__(self, server_url: str) -> None:
         parts = urlsplit(server_url)
-        self._socket = f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432"
-        self._database = parts.path
-        self._user = parts.username
+        folder = parse_qs(parts.query).get("host")
+        self._socket = f"{folder[0]}/.s.PGSQL.5432" if folder else None
+        self._server_port = parts.port or 5432
+        self._parts = parts._replace(query="sslmode=disable") if folder else parts
         self._flow = asyncio.Event()
         self._flow.set()
         self._server: asyncio.Server | None = None
@@ -28,7 +29,9 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        return f"postgresql://{self._user}@127.0.0.1:{self.port}{self._database}?sslmode=disable"
+        credentials = self._parts.netloc.rpartition("@")[0]
+        host = "localhost" if self._socket is None else "127.0.0.1"  # the name that the certificate is for
+        return self._parts._replace(netloc=f"{credentials}@{host}:{self.port}").geturl()
 
     def freeze(self) -> None:
         """Hold every byte back, in both directions, without closing anything."""
@@ -62,7 +65,7 @@ class FaultProxy:
         task.add_done_callback(self._tasks.discard)
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await self._flow.wait()
-            upstream_reader, upstream = await asyncio.open_unix_connection(self._socket)
+            upstream_reader, upstream = await self._open()
             self._writers |= {writer, upstream}
             try:
                 lost = asyncio.Event()
@@ -75,6 +78,11 @@ class FaultProxy:
                 self._writers -= {writer, upstream}
                 upstream.transport.abort()
         writer.transport.abort()
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._socket is not None:
+            return await asyncio.open_unix_connection(self._socket)
+        return await asyncio.open_connection("127.0.0.1", self._server_port)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event, *, to_server: bool
