@@ -52,6 +52,11 @@ asyncio.run(work(*sys.argv[1:]))
 
 BUILDING = "EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%INDEX CONCURRENTLY%' AND state = 'active' AND pid <> pg_backend_pid())"
 
+HELD = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
 
 @pytest.fixture
 async def engine(empty_database: str):
@@ -653,7 +658,7 @@ class TestOtherServers:
                 assert found.scalar() == 5
             await schema.downgrade(engine, "base", **options(versions))
             async with direct.connect() as connection:
-                held = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+                held = await connection.execute(text(HELD))
                 assert held.scalar() == 0, "a lock was left with the pooler"
             for _ in range(8 if through else 0):
                 client = await asyncpg.connect(url.replace("?sslmode=disable", ""), ssl=False, statement_cache_size=0)
