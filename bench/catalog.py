@@ -1,11 +1,21 @@
 """Every work that `python -m bench` knows, in the order in which they run."""
 
 from bench.measure import Work
-from bench.works import connect, lookup, monitoring, session, session_64
+from bench.works import connect, frame, load, lookup, monitoring, reload, reload_1, session, session_64
 
 __all__ = ["WORKS", "chosen"]
 
-WORKS: tuple[Work, ...] = (session.WORK, session_64.WORK, lookup.WORK, monitoring.WORK, connect.WORK)
+WORKS: tuple[Work, ...] = (
+    session.WORK,
+    session_64.WORK,
+    lookup.WORK,
+    load.WORK,
+    reload.WORK,
+    reload_1.WORK,
+    frame.WORK,
+    monitoring.WORK,
+    connect.WORK,
+)
 
 
 def chosen(names: str) -> tuple[Work, ...]:

@@ -241,7 +241,16 @@ class TestCatalog:
         assert sorted(work.name for work in WORKS) == sorted(module.WORK.name for module in modules)
 
     def test_the_works_of_this_release_are_there(self):
-        assert {work.name for work in WORKS} >= {"session", "session-64", "lookup", "monitoring", "connect"}
+        assert {work.name for work in WORKS} >= {
+            "session",
+            "session-64",
+            "lookup",
+            "load",
+            "reload-0",
+            "reload-1",
+            "monitoring",
+            "connect",
+        }
 
     @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
     def test_every_work_has_us_in_it_and_a_goal_for_us(self, work):

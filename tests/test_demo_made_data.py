@@ -17,7 +17,7 @@ from core.demo.curve import draw_curve
 from core.demo.market import HEADER, ROWS, made_master
 from core.demo.trading_days import AS_OF, is_trading_day, monthly_expiry, session_times, trading_days, weekly_expiries
 from core.demo.walk import BOOKS, FIRST_DAY, Moment, walk
-from core.trading.instruments._parse import parse_kite
+from core.trading.instruments._reader import open_master
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,11 @@ def test_the_made_master_is_the_same_bytes_everywhere():
 
 
 def test_the_made_master_is_accepted_without_a_reject():
-    parsed = parse_kite(made_master(), name="made")
-    assert (parsed.rows, parsed.count, parsed.rejected, parsed.ignored_columns) == (ROWS, ROWS, (), ())
-    assert parsed.exchanges == ("BFO", "BSE", "CDS", "MCX", "NFO", "NSE")
+    master = open_master(made_master(), name="made")
+    chunks = list(master.chunks())
+    assert (master.format, master.ignored_columns) == ("kite", ())
+    assert sum(chunk.rows for chunk in chunks) == sum(chunk.count for chunk in chunks) == ROWS
+    assert {venue for chunk in chunks for venue in chunk.exchanges} == {"BFO", "BSE", "CDS", "MCX", "NFO", "NSE"}
 
 
 def test_the_made_master_has_the_keys_of_a_real_one(master: list[dict[str, str]]):

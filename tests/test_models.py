@@ -29,6 +29,7 @@ from core.database.errors import (
     UniqueViolation,
 )
 from core.database.models import (
+    INSTRUMENT_WORDS,
     Base,
     Instrument,
     InstrumentVersion,
@@ -539,8 +540,15 @@ LOOKUPS = {
         "SELECT * FROM instruments WHERE trading_symbol = 'INFY' AND exchange = 'NSE'",
         "SELECT * FROM instruments WHERE trading_symbol LIKE 'NIFTY%'",
     ],
-    "ix_instruments_underlying_expiry_strike": [
-        "SELECT * FROM instruments WHERE underlying = 'NIFTY' AND expiry = '2026-11-26' ORDER BY strike",
+    "ix_instruments_contract": [
+        "SELECT * FROM instruments WHERE underlying = 'NIFTY' AND is_active AND expiry = '2026-11-26' ORDER BY strike",
+    ],
+    "ix_instruments_symbol": [
+        """SELECT * FROM instruments WHERE is_active AND instrument_type = 'EQ' AND upper(trading_symbol) >= 'INF'
+            AND upper(trading_symbol) < 'ING' ORDER BY upper(trading_symbol)""",
+    ],
+    "ix_instruments_words": [
+        f"SELECT * FROM instruments WHERE instrument_type <> 'OPT' AND {INSTRUMENT_WORDS} @@ 'TATA'::tsquery",
     ],
     "ix_instrument_versions_trading_symbol_exchange": ["SELECT * FROM instrument_versions WHERE trading_symbol = 'X'"],
     "pk_instrument_versions": ["SELECT * FROM instrument_versions WHERE instrument_token = 1 ORDER BY valid_from DESC"],

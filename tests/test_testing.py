@@ -589,5 +589,5 @@ class TestFactories:
     def test_every_table_that_people_write_to_has_one(self) -> None:
         made = {make().__tablename__ for make in (make_user, make_instrument, make_strategy, make_trading_session,
                                                   make_portfolio, make_snapshot)}  # fmt: skip
-        histories = {"instrument_versions", "strategy_revisions", "encryption_canaries"}
+        histories = {"instrument_versions", "instrument_loads", "strategy_revisions", "encryption_canaries"}
         assert made | histories == set(Base.metadata.tables)

@@ -55,9 +55,9 @@ def unchanging_manager(settings: Settings, *, verify: bool = False) -> "Database
 
 
 @asynccontextmanager
-async def connected(settings: Settings, out: Output) -> "AsyncGenerator[DatabaseManager]":
-    """A connected manager that leaves the schema alone; a spinner until it is there."""
-    manager = unchanging_manager(settings)
+async def connected(settings: Settings, out: Output, *, verify: bool = False) -> "AsyncGenerator[DatabaseManager]":
+    """A connected manager that leaves the schema alone, and refuses a wrong one if `verify`; a spinner until it is there."""
+    manager = unchanging_manager(settings, verify=verify)
     with out.status(f"Connecting to {redact_url(settings.database.postgres_url)}"):
         await manager.connect()
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from core.cli import backup, config, demo, doctor, explain, health, metrics, migrate, server, top
+from core.cli import backup, config, demo, doctor, explain, health, instruments, metrics, migrate, server, top
 from core.cli._failure import CLOSED, EXIT_CODES, INTERRUPTED, USAGE, Failure, censored, describe
 from core.cli._output import Output, OutputClosed
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: it starts faster, and reads the same in a pipe
     pretty_exceptions_enable=False,
 )
-for room in (server, demo, health, doctor, migrate, backup, config, top, explain, metrics):
+for room in (server, demo, health, doctor, migrate, backup, instruments, config, top, explain, metrics):
     room.register(app)
 
 

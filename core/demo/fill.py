@@ -23,7 +23,7 @@ __all__ = ["fill"]
 
 _USERNAME = "trader"
 _PASSWORD = "panda-demo-password"  # noqa: S105 - of a database that only this user of the system can reach
-_STAGES = ("read", "parse", "copy", "merge", "commit")
+_STAGES = ("read", "lock", "copy", "merge", "commit")
 _STRATEGIES = (
     ("momentum", "Momentum on large companies", {"lookback_days": 20, "rebalance": "daily"}, {"top": 5, "stop": "0.05"}),
     ("mean-reversion", "Mean reversion within the day", {"lookback_minutes": 90}, {"entry_z": "2.0", "exit_z": "0.5"}),

@@ -12,7 +12,7 @@ import asyncpg
 from bench.measure import expect
 from bench.server import Target
 
-__all__ = ["BY_TOKEN", "ROWS", "Instrument", "check", "make_table", "tokens"]
+__all__ = ["BY_TOKEN", "ROWS", "Instrument", "check", "fill_master", "make_table", "tokens"]
 
 ROWS = 10_000
 BY_TOKEN = "SELECT * FROM bench_instruments WHERE token = "
@@ -37,6 +37,12 @@ INSERT INTO bench_instruments
 SELECT n, 'SYMBOL' || n, 'Instrument number ' || n, 'NFO', 'CE', n + 0.05, 0.05, 50, DATE '2030-01-01' + (n % 365)::integer,
        true, TIMESTAMPTZ '2026-01-01 00:00:00Z' + n * INTERVAL '1 second'
 FROM generate_series(1, $1::bigint) AS n
+"""
+_MASTER = """
+INSERT INTO instruments (instrument_token, source, exchange, trading_symbol, name, segment, instrument_type, option_type,
+                         strike, tick_size, lot_size, expiry)
+SELECT token, 'bench', exchange, symbol, name, 'NFO-OPT', 'OPT', kind, strike, tick_size, lot_size, expiry
+FROM bench_instruments
 """
 
 
@@ -64,6 +70,15 @@ async def make_table(target: Target) -> None:
         await connection.execute(_TABLE)
         await connection.execute(_ROWS, ROWS)
         await connection.execute("VACUUM (ANALYZE, FREEZE) bench_instruments")
+    finally:
+        await connection.close()
+
+
+async def fill_master(target: Target) -> None:
+    """The same instruments in the instrument master, which must be there; for the cache reads nothing else."""
+    connection = await asyncpg.connect(**target.keywords)
+    try:
+        await connection.execute(_MASTER)
     finally:
         await connection.close()
 

@@ -2,19 +2,21 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from functools import partial
 
 from bench import panda, peers
-from bench.measure import Entrant, Goal, SelfTimed, Unit, Work
+from bench.measure import Entrant, Goal, SelfTimed, Unit, Work, expect
 from bench.pgbench import opened_pgbench
 from bench.server import Target
-from bench.works.lookup._data import BY_TOKEN, ROWS, Instrument, check, make_table, tokens
+from bench.works.lookup._data import BY_TOKEN, ROWS, Instrument, check, fill_master, make_table, tokens
 
 __all__ = ["WORK"]
 
 LIMIT = "asyncpg + dataclass"
 ORM = "Alpha Panda, ORM"
 CORE = "Alpha Panda, Core row"
+CACHE = "Alpha Panda, cache"
 
 
 @asynccontextmanager
@@ -68,6 +70,21 @@ async def _panda_core(target: Target) -> AsyncGenerator[Unit]:
             async with manager.get_session(read_only=True) as session:
                 result = await session.execute(select(table).where(table.c.token == token))
                 check(result.one(), token)
+
+        yield unit
+
+
+@asynccontextmanager
+async def _cache(target: Target) -> AsyncGenerator[Unit]:
+    from core.trading.instruments import InstrumentCache
+
+    async with panda.opened_manager(target) as manager, InstrumentCache(manager) as cache:
+        keys = tokens()
+
+        async def unit() -> None:
+            token = next(keys)
+            found = cache.get(token)
+            expect(found and (found.instrument_token, found.strike), (token, token + Decimal("0.05")))
 
         yield unit
 
@@ -169,6 +186,12 @@ async def _psycopg(autocommit: bool, target: Target) -> AsyncGenerator[Unit]:
         yield unit
 
 
+async def _prepare(target: Target) -> None:
+    await panda.migrate(target)
+    await make_table(target)
+    await fill_master(target)
+
+
 WORK = Work(
     name="lookup",
     title=f"one of {ROWS:,} instruments by its key, as an object",
@@ -177,6 +200,7 @@ WORK = Work(
         Entrant(LIMIT, _asyncpg),
         Entrant(ORM, _panda_orm),
         Entrant(CORE, _panda_core),
+        Entrant(CACHE, _cache),
         Entrant("SQLAlchemy ORM", partial(_sqlalchemy_orm, False)),
         Entrant("SQLAlchemy ORM, autocommit", partial(_sqlalchemy_orm, True)),
         Entrant("SQLAlchemy Core", partial(_sqlalchemy_core, False)),
@@ -189,7 +213,7 @@ WORK = Work(
     ),
     limit=LIMIT,
     goals=(Goal(ORM, LIMIT, at_most=2.5), Goal(CORE, LIMIT, at_most=2.5)),
-    prepare=make_table,
+    prepare=_prepare,
     units=200,
     runs=27,
 )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import exc as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 
-from core.database.errors import PandaDatabaseError, SessionShared, translate
+from core.database.errors import ConnectionLost, PandaDatabaseError, SessionShared, translate
 from core.database.monitoring import SESSION, LoggedSession, QueryMonitor
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -113,6 +113,9 @@ class PandaSession(AsyncSession):
             # The interrupted rollback has discarded its connection; what is left needs no word to the server.
             await asyncio.shield(asyncio.ensure_future(AsyncSession.close(self)))
             raise
+        except ConnectionLost:
+            # So nothing is left to roll back: what ended the block, a cancellation of COPY say, is all there is to tell.
+            await AsyncSession.close(self)
 
 
 class SessionScope:

@@ -8,7 +8,7 @@ table and what it is about. Relationships order the writes of one flush and are 
 from core.database.models._accounts import ENVELOPE_MAX_BYTES, TradingSession, User
 from core.database.models._base import NAMING_CONVENTION, Base
 from core.database.models._encryption import EncryptionCanary
-from core.database.models._instruments import Instrument, InstrumentVersion
+from core.database.models._instruments import INSTRUMENT_WORDS, Instrument, InstrumentLoad, InstrumentVersion
 from core.database.models._portfolios import (
     Portfolio,
     PortfolioSnapshot,
@@ -19,10 +19,12 @@ from core.database.models._strategies import Strategy, StrategyRevision
 
 __all__ = [
     "ENVELOPE_MAX_BYTES",
+    "INSTRUMENT_WORDS",
     "NAMING_CONVENTION",
     "Base",
     "EncryptionCanary",
     "Instrument",
+    "InstrumentLoad",
     "InstrumentVersion",
     "Portfolio",
     "PortfolioSnapshot",

@@ -38,3 +38,19 @@ class StrategyParameters(JsonObject):
 
 class InstrumentAttributes(JsonObject):
     """`instruments.attributes`: the broker's other columns, as they came."""
+
+
+class RejectedLine(BaseModel):
+    """A row of a broker's file that a load left out: where it stood and what was wrong with which field."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, revalidate_instances="always"
+    )
+
+    line: int
+    field: str
+    reason: str
+
+
+class RejectedLines(DocumentList[RejectedLine]):
+    """`instrument_loads.rejected_rows`: the first of them, by line."""

@@ -4,6 +4,7 @@ Alembic keeps its context in globals: whoever calls into here, `stamp` excepted,
 """
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,14 @@ from alembic.config import Config
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, TypeDecorator
+from sqlalchemy import Column, Connection, MetaData, TypeDecorator
 
 from core.database.schema._concurrent import HANDED
 from core.database.schema._lock import Step
 from core.database.schema._scripts import MIGRATIONS, Scripts
+
+_INNER_TYPE = re.compile(r"(?<=[=(, ])(?=[A-Z]\w*\()")
+"""Where the type of an array's elements, or a type within a type, begins in a repr."""
 
 Partitions = Mapping[str, Sequence[tuple[str, str]]]
 """Of each partitioned table its partitions, as schema and name."""
@@ -84,10 +88,15 @@ def compare(connection: Connection, *, metadata: MetaData) -> tuple[str, str, tu
         plain = item.load_dialect_impl(connection.dialect) if isinstance(item, TypeDecorator) else item
         if type(plain).__module__.startswith("sqlalchemy.dialects.postgresql"):
             imports.add("from sqlalchemy.dialects import postgresql")
-            return f"postgresql.{plain!r}"
+            return f"postgresql.{_INNER_TYPE.sub('sa.', repr(plain))}"
         return f"sa.{plain!r}" if type(plain).__module__.startswith("sqlalchemy.") else False
 
-    options = {"compare_type": True, "compare_server_default": True, "target_metadata": metadata}
+    options = {
+        "compare_type": True,
+        "compare_server_default": True,
+        "target_metadata": metadata,
+        "include_object": _comparable,
+    }
     context = MigrationContext.configure(connection, opts=options)
     script = produce_migrations(context, metadata)
     if script.upgrade_ops is None or script.downgrade_ops is None or script.upgrade_ops.is_empty():
@@ -100,6 +109,13 @@ def compare(connection: Connection, *, metadata: MetaData) -> tuple[str, str, tu
     if any("postgresql." in body for body in bodies):
         imports.add("from sqlalchemy.dialects import postgresql")
     return bodies[0], bodies[1], tuple(sorted(imports))
+
+
+def _comparable(item: Any, name: str | None, kind: str, reflected: bool, counterpart: Any) -> bool:
+    """Not an index of expressions that both have: the server tells it in other words, which Alembic takes for a change."""
+    if kind != "index" or counterpart is None:
+        return True
+    return all(isinstance(part, Column) for index in (item, counterpart) for part in index.expressions)
 
 
 def _make_concurrent(part: "ops.UpgradeOps | ops.DowngradeOps") -> None:

@@ -1,6 +1,9 @@
 """Why an instrument file cannot be loaded. Each is raised before anything is written."""
 
+from typing import Any
+
 from core.database.errors import PandaDatabaseError
+from core.trading.instruments._report import Shrink
 
 
 class InstrumentFileError(PandaDatabaseError, ValueError):
@@ -47,3 +50,30 @@ class InstrumentFileRejected(InstrumentFileError):
     """Not one row of it is valid."""
 
     mend = "Check that it is a file of instruments in the format given."
+
+
+class InstrumentMappingInvalid(InstrumentFileError):
+    """The mapping of a format says something that cannot be."""
+
+    mend = "Correct the mapping; the guide has a worked example."
+
+
+class StaleInstrumentFile(InstrumentFileError):
+    """The master holds a later day of the same source and exchange."""
+
+    mend = "Load a broker's files in the order of their days."
+
+
+class MasterWouldShrink(InstrumentFileError):
+    """The file lacks so much of what is stored that it is more likely to be broken than right."""
+
+    mend = "Look at the file; if it is whole, load it with --allow-shrink (allow_shrink=True)."
+
+    def __init__(self, message: str, *, shrinks: tuple[Shrink, ...] = (), **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.shrinks = shrinks
+        """The exchanges that would lose more than the limit."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, (cls, message, fields) = super().__reduce__()
+        return rebuild, (cls, message, {**fields, "shrinks": self.shrinks})

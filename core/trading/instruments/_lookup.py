@@ -27,3 +27,10 @@ async def by_symbol(
     if source is not None:
         query = query.where(Instrument.source == source)
     return await session.scalar(query)
+
+
+async def by_key(session: AsyncSession, source: str, broker_key: str) -> Instrument | None:
+    """The instrument that a broker with text keys has under that key, active or not."""
+    return await session.scalar(
+        select(Instrument).where(Instrument.source == source, Instrument.broker_key == broker_key)
+    )
