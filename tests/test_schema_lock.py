@@ -292,8 +292,9 @@ async def test_a_process_killed_inside_a_migration_does_not_block_the_next(empty
 
 async def test_a_migration_that_commits_between_the_two_looks_is_no_contradiction(empty_database, tmp_path):
     # A tree without concurrent indexes, which would wait for the transaction that looks.
-    tree = {"metadata": metadata(), "versions": write(tmp_path / "versions")}
-    next(tree["versions"].glob("*0003*")).unlink()
+    versions = write(tmp_path / "versions")
+    next(versions.glob("*0003*")).unlink()
+    tree: dict[str, Any] = {"metadata": metadata(), "versions": versions}
     engine, other = (build_engine(DatabaseUrl.parse(empty_database), EngineOptions()) for _ in range(2))
     await schema.upgrade(engine, **tree)
     await schema.downgrade(engine, "base", **tree)
