@@ -10,7 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.test_cli import answer, clean, panda  # noqa: F401 - the fixture is used by being there
+from tests.test_cli import answer, clean, panda
+
+__all__ = ["clean"]  # the fixture is used by being there
 
 HEADER = (
     "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,"
