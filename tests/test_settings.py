@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
@@ -434,6 +434,8 @@ def test_no_password_in_the_query_is_ever_shown(scheme, password, key, encoded):
         assert not leaks(password, redact_url(f"{base}&{key}={safe}"))
 
 
+@example("", "JJJJ:")
+@example("", "JJJJ://h/d")
 @given(st.text(string.printable), PASSWORDS)
 def test_text_that_is_no_url_is_hidden(prefix, password):
     assert not leaks(password, redact_url(f"{prefix}{password}"))

@@ -41,3 +41,5 @@ def configure(*, verbosity: int, as_json: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level if verbosity >= 2 or level > logging.WARNING else logging.WARNING)
     logging.getLogger("core").setLevel(level)
+    # What asyncio says of connections that an interrupt has left half made is for those who look for it.
+    logging.getLogger("asyncio").setLevel(level if verbosity >= 2 else logging.CRITICAL)

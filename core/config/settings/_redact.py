@@ -5,7 +5,10 @@ from urllib.parse import unquote_plus
 
 HIDDEN = "***"
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
+# A word that is no database's may be the beginning of a password given in a URL's place.
+_SCHEME = re.compile(
+    r"(?:postgres|postgresql|postgis|embedded|cockroachdb|redshift|mysql|mariadb|sqlite|mssql|oracle|https?)(?:\+[a-z0-9_]+)?"
+)
 _HOST = r"(?:[A-Za-z0-9._~\-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*")
 _FOLDER = re.compile(r"(?:(?://)?/(?!/)[^?]*)?")
@@ -25,7 +28,7 @@ def redact_url(url: str) -> str:
     """The URL with its password and every unlisted query value replaced by `***`.
 
     Passwords may be percent-encoded or not: where an unescaped one makes the parts ambiguous, more is hidden rather
-    than less. What has no scheme is hidden whole.
+    than less. What does not begin with the scheme of a database is hidden whole.
     """
     scheme, colon, rest = url.partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):
