@@ -162,7 +162,7 @@ class Hanging(SpanExporter):
     def shutdown(self) -> None: ...
 
 
-@pytest.mark.parametrize("seconds", [5.0, 0.0])
+@pytest.mark.parametrize("seconds", [30.0, 0.0])  # far more than a busy machine takes for the rest
 async def test_an_exporter_that_hangs_or_raises_holds_nothing_up(database_url: str, seconds: float) -> None:
     exporter = Hanging(seconds=seconds)
     start = time.monotonic()
@@ -170,11 +170,11 @@ async def test_an_exporter_that_hangs_or_raises_holds_nothing_up(database_url: s
         for number in range(20):
             async with manager.transaction() as session:
                 await session.execute(INSERT, {"name": str(number)})
-        assert await asyncio.to_thread(exporter.entered.wait, 2)
+        assert await asyncio.to_thread(exporter.entered.wait, 10)
         async with manager.get_session(read_only=True) as session:
             assert await session.scalar(text("SELECT count(*) FROM users")) == 20
-        assert time.monotonic() - start < 3
-    assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 25
 
 
 async def test_what_is_not_sampled_makes_no_span(database_url: str) -> None:
