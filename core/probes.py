@@ -89,7 +89,7 @@ class Probes:
         send: Callable[[_Message], Awaitable[None]],
     ) -> None:
         if scope["type"] != "http":
-            raise NotImplementedError(f"probes do not speak {scope['type']}")
+            raise ValueError(f"probes answer HTTP only, not {scope['type']}")
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
         match path:
             case "/livez":

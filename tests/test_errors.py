@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from core.database import errors
-from core.database.errors import PandaDatabaseError, _tree, scrub, translate
+from core.database.errors import PandaDatabaseError, _rooms, _tree, scrub, translate
 
 OURS = [getattr(errors, name) for name in errors.__all__ if inspect.isclass(getattr(errors, name))]
 DRIVER = [
@@ -112,7 +112,9 @@ def test_the_namespace_is_what_it_says() -> None:
     public = {name for name, item in vars(errors).items() if not name.startswith("_") and not inspect.ismodule(item)}
     assert public == set(errors.__all__)
     assert sorted(cls.__name__ for cls in OURS) == sorted(
-        name for name, item in vars(_tree).items() if inspect.isclass(item) and issubclass(item, Exception)
+        name
+        for name, item in (vars(_tree) | vars(_rooms)).items()
+        if inspect.isclass(item) and issubclass(item, Exception)
     )
 
 

@@ -1,8 +1,9 @@
 """What was loaded when: the last day of each exchange, the file that is known already, the record of a load."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import date
+from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,18 +19,6 @@ CHANNEL = "panda_instruments"
 
 _KEPT = 1_000
 """Rejected rows that the record of a load holds at the most."""
-_COUNTS = (
-    "rows",
-    "added",
-    "changed",
-    "attributes_changed",
-    "renamed",
-    "deactivated",
-    "reactivated",
-    "unchanged",
-    "repriced",
-    "duplicates",
-)
 
 
 async def known_load(
@@ -87,19 +76,14 @@ async def check_day(session: AsyncSession, source: str, exchanges: Sequence[str]
 
 async def note_load(session: AsyncSession, master: MasterFile, report: LoadReport, *, milliseconds: int) -> int:
     """Record the load; its id."""
-    values = asdict(report)
+    columns = InstrumentLoad.__table__.columns
+    same: dict[str, Any] = {item.name: getattr(report, item.name) for item in fields(report) if item.name in columns}
+    kept = [RejectedLine(line=row.line, field=row.field, reason=row.reason) for row in report.rejected[:_KEPT]]
+    differing: dict[str, Any] = {"exchanges": list(report.exchanges), "rejected": len(report.rejected)}
     row = InstrumentLoad(
-        source=report.source,
-        exchanges=list(report.exchanges),
-        trading_date=report.trading_date,
-        format=report.format,
-        digest=report.digest,
+        **(same | differing),
         reading=master.reading,
-        **{name: values[name] for name in _COUNTS},
-        rejected=len(report.rejected),
-        rejected_rows=RejectedLines(
-            [RejectedLine(line=row.line, field=row.field, reason=row.reason) for row in report.rejected[:_KEPT]]
-        ),
+        rejected_rows=RejectedLines(kept),
         milliseconds=milliseconds,
     )
     session.add(row)
