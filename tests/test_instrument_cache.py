@@ -12,11 +12,14 @@ from decimal import Decimal
 import asyncpg
 import polars as pl
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from core.config.options import Timeouts
 from core.database.connection import DatabaseManager
 from core.database.errors import ConfigurationError, InvalidInput, PandaDatabaseError, SessionMisuse
+from core.database.health import with_parts
+from core.database.metrics import DatabaseMetrics
 from core.database.models import Instrument
 from core.trading import instruments
 from core.trading.instruments import CachedInstrument, InstrumentCache
@@ -226,17 +229,68 @@ async def test_without_the_database_the_old_master_serves_and_says_that_it_is_st
         async with DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits) as far:
             async with InstrumentCache(far, heartbeat=0.2) as cache:
                 assert cache.health()["status"] == "fresh"
+                await asyncio.sleep(0.6)
+                assert cache.verified_age < 0.5  # by the heartbeat alone
                 proxy.freeze()
                 proxy.cut()
+                cut = time.monotonic()
                 await until(lambda: cache.stale)
                 await load(manager, ACC, TCS, day=MONDAY)
                 health = cache.health()
                 assert (health["status"], health["connected"], health["rows"]) == ("stale", False, 1)
+                assert health["verified_age"] >= time.monotonic() - cut - 0.1
+                report = with_parts(await manager.health_check(), instruments=health)
+                assert (report["status"], report["error"]) == ("degraded", "instruments is stale")
+                assert report["parts"]["instruments"] == health
                 assert cache.get(5633) is not None
                 proxy.thaw()
                 await until(lambda: not cache.stale, within=20.0)
                 assert cache.get(2953217) is not None
                 assert cache.health()["error"] is None
+                assert cache.verified_age < 5
+                whole = with_parts(await manager.health_check(), instruments=cache.health())
+                assert (whole["status"], whole["error"]) == ("healthy", None)
+
+
+async def test_a_cache_tells_prometheus_what_it_serves_and_how_surely(manager: DatabaseManager) -> None:
+    def figures() -> dict[str, float]:
+        return {
+            sample.name.removeprefix("alpha_panda_database_instrument_cache_"): sample.value
+            for family in registry.collect()
+            for sample in family.samples
+            if "instrument_cache" in sample.name and sample.labels == {"database": "here", "source": ""}
+        }
+
+    registry = CollectorRegistry()
+    await load(manager, ACC)
+    cache = InstrumentCache(manager)
+    async with DatabaseMetrics(manager, registry=registry, database="here", sources=[cache]):
+        assert figures() == {}
+        async with cache:
+            before = figures()
+            await load(manager, ACC, TCS, day=MONDAY)
+            await until(lambda: cache.generation == 2)
+            after = figures()
+        assert figures()["stale"] == 1
+    assert 0 <= before.pop("verified_age_seconds") < 5
+    assert 0 <= after.pop("verified_age_seconds") < 5
+    assert before == {"rows": 1, "generation": 1, "stale": 0}
+    assert after == {"rows": 2, "generation": 2, "stale": 0}
+
+
+async def test_while_the_news_of_a_load_is_not_followed_the_master_counts_as_unverified(
+    manager: DatabaseManager,
+) -> None:
+    await load(manager, ACC)
+    async with InstrumentCache(manager, heartbeat=0.05) as cache:
+        async with manager.transaction() as session:
+            await session.execute(text("ALTER TABLE instruments RENAME TO hidden"))
+            await session.execute(text("SELECT pg_notify('panda_instruments', '')"))
+        await until(lambda: cache.stale)
+        began = time.monotonic()
+        await asyncio.sleep(0.5)  # the connection goes on answering, which proves nothing now
+        assert (cache.connected, cache.stale) == (True, True)
+        assert cache.verified_age >= time.monotonic() - began - 0.05
 
 
 async def test_a_reading_that_fails_is_told_and_tried_again(manager: DatabaseManager) -> None:

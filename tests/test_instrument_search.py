@@ -102,6 +102,9 @@ async def test_contracts_are_found_by_their_terms_the_nearest_expiry_first(sessi
     assert await found(session, "nifty fut") == ["NIFTY26AUGFUT", "NIFTY26SEPFUT", "NIFTYNXT5026AUGFUT"]
     assert await found(session, "nifty sep 26 future") == ["NIFTY26SEPFUT"]
     assert await found(session, "25000 ce", underlying="NIFTY") == expected
+    assert await found(session, "25000 ce") == ["NIFTYNXT5026AUG25000CE", *expected]  # of whatever underlying
+    assert await found(session, "25000 ce sep") == expected[1:]
+    assert await found(session, "25000") == await found(session, "ce") == []
     assert await found(session, "NIFTY26AUG2500") == ["NIFTY26AUG25000CE", "NIFTY26AUG25000PE"]
 
 
@@ -198,7 +201,7 @@ def matches(query: Query, one: Instrument) -> bool:
         return True
     return (
         one.underlying is not None
-        and query.name != ""
+        and (query.name != "" or (query.strike is not None and query.option_type is not None))
         and one.underlying.startswith(query.name)
         and query.strike in (None, one.strike)
         and query.option_type in (None, one.option_type)
@@ -270,16 +273,18 @@ async def test_expiries_are_told_once_and_in_order(session: AsyncSession):
     assert await instruments.expiries(session, "%") == []
 
 
-async def test_no_hot_query_reads_the_whole_table(manager: DatabaseManager):
+async def fill(manager: DatabaseManager) -> None:
+    """Sixty thousand instruments, many of them gone."""
     made = """
         INSERT INTO instruments (instrument_token, source, exchange, trading_symbol, name, segment, instrument_type, underlying,
-            option_type, expiry, strike, is_active)
+            option_type, expiry, strike, is_active, broker_key)
         SELECT n, 'kite', 'NFO', 'U' || n % 200 || '26' || n || CASE WHEN n % 2 = 0 THEN 'CE' ELSE 'PE' END, NULL, 'NFO', 'OPT',
             'U' || n % 200, CASE WHEN n % 2 = 0 THEN 'CE' ELSE 'PE' END, date '2026-08-04' + 7 * (n % 12), 100 * (n % 50) + 100,
-            n % 5 > 0
+            n % 5 > 0, NULL
         FROM generate_series(1, 50000) n
         UNION ALL
-        SELECT n, 'kite', 'NSE', 'S' || n, 'COMPANY ' || n || ' LIMITED', 'NSE', 'EQ', NULL, NULL, NULL, NULL, true
+        SELECT n, CASE WHEN n % 2 = 0 THEN 'nuvama' ELSE 'kite' END, 'NSE', 'S' || n, 'COMPANY ' || n || ' LIMITED', 'NSE', 'EQ',
+            NULL, NULL, NULL, NULL, true, CASE WHEN n % 2 = 0 THEN n || '_NSE' END
         FROM generate_series(50001, 60000) n
     """
     async with manager.transaction() as session:
@@ -287,6 +292,10 @@ async def test_no_hot_query_reads_the_whole_table(manager: DatabaseManager):
     async with manager.engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("VACUUM ANALYZE instruments"))
+
+
+async def test_no_hot_query_reads_the_whole_table(manager: DatabaseManager):
+    await fill(manager)
     statements: list[tuple[str, Any]] = []
     async with manager.get_session() as session:
         engine: Any = session.sync_session.get_bind()
@@ -295,12 +304,29 @@ async def test_no_hot_query_reads_the_whole_table(manager: DatabaseManager):
             statements.append((statement, parameters))
 
         event.listen(engine, "before_cursor_execute", note)
-        lines = ("s", "s5", "company 50500", "limited", "u7 300 ce", "u7", "U726", "U1", "ce", "25000", "u7 aug fut")
+        lines = (
+            "s",
+            "s5",
+            "company 50500",
+            "limited",
+            "u7 300 ce",
+            "u7",
+            "U726",
+            "U1",
+            "ce",
+            "25000",
+            "300 ce",
+            "u7 aug fut",
+        )
         for line in lines:
             await instruments.search(session, line)
             await instruments.search(session, line, active_only=False, exchange="NFO")
-        await instruments.by_symbol(session, "NSE", "S50001")
+        assert await instruments.get(session, 50_007)
+        assert await instruments.by_symbol(session, "NSE", "S50001")
+        assert await instruments.by_symbol(session, "NSE", "S50001", source="kite")
+        assert await instruments.by_key(session, "nuvama", "50002_NSE")
         await instruments.as_of(session, "NSE:S50001", date(2026, 11, 1))
+        await instruments.as_of(session, "nuvama/50002_NSE", date(2026, 11, 1))
         await instruments.as_of(session, 50_001, date(2026, 11, 1))
         await instruments.history(session, 50_001)
         await instruments.option_chain(session, "U7", date(2026, 8, 4))
@@ -312,3 +338,19 @@ async def test_no_hot_query_reads_the_whole_table(manager: DatabaseManager):
             seen = [line for line in plan if "Seq Scan on instruments" in line]
             assert not seen, (statement, parameters, plan)
             assert "tsquery" not in statement or any("ix_instruments_words" in line for line in plan), plan
+
+
+async def test_a_search_is_planned_once_for_all_of_its_kind(manager: DatabaseManager):
+    await fill(manager)
+    async with manager.get_session() as session:
+        for number in range(10, 18):
+            for line in (f"u{number} 300 ce", f"U{number}26", f"s5{number}", f"company {number}"):
+                await instruments.search(session, line)
+        kept = await session.execute(
+            text(
+                "SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%holders%'"
+            )
+        )
+        plans = [(generic, custom) for statement, generic, custom in kept if "pg_prepared_statements" not in statement]
+    assert len(plans) == 3  # two of the lines are of one kind
+    assert all(generic >= 3 and custom == 5 for generic, custom in plans), plans

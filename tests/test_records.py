@@ -495,7 +495,7 @@ SNAPSHOT: dict[str, Any] = {
     "cash": Decimal("100.5"),
     "realized_pnl": Decimal(-1),
     "unrealized_pnl": Decimal("0.0000000001"),
-    "equity": 7,
+    "equity": Decimal("250.5"),
 }
 STATE: dict[str, Any] = {
     "name": "Momentum",

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from core.trading.instruments import (
     shipped,
 )
 from core.trading.instruments._file import read_file
-from core.trading.instruments._numbers import exact_decimal
+from core.trading.instruments._numbers import exact_decimal, whole_numbers
 from core.trading.instruments._reader import STAGED, open_master
 
 KITE_COLUMNS = (
@@ -228,6 +229,35 @@ def test_a_decimal_is_kept_exactly_or_refused(text: str):
     assert not plain or abs(value) >= Decimal(10) ** 18 or value.as_tuple().exponent < -10  # type: ignore[operator]
 
 
+_NUMBERS = st.one_of(
+    st.integers(min_value=-(10**20), max_value=10**20).map(str),
+    st.from_regex(r"[+-]?[0-9_]{0,25}(\.[0-9]{0,3})?([eE][0-9]{1,2})?", fullmatch=True),
+    st.text(max_size=6),
+    st.none(),
+)
+
+
+@given(st.lists(_NUMBERS, min_size=1, max_size=4))
+def test_a_whole_number_is_digits_alone_whatever_stands_beside_it(texts: list[str | None]):
+    def read(text: str | None) -> int | None:
+        found = re.fullmatch(r"([0-9]{1,18})(\.0*)?", text or "", flags=re.ASCII)
+        return int(found[1]) if found else None
+
+    assert whole_numbers(pl.Series(texts, dtype=pl.String)).to_list() == [read(text) for text in texts]
+
+
+_CELLS = ["", " ", "ACC", " ACC", "ACC ", "0", "1", "7 ", " 0.05", "5.0", "+5", "-1", "x", "2026-11-24", " 2026-11-24", "CE", "NFO", "OPT"]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.dictionaries(st.sampled_from(KITE_COLUMNS), st.sampled_from(_CELLS), max_size=3), max_size=5))
+def test_plain_text_is_read_as_any_other_is(rows: list[dict[str, str]]):
+    lines = [row(**fields) for fields in [*rows, {"instrument_token": "77"}]]
+    quoted = ['"' + line.strip("\n").replace(",", '","') + '"\n' for line in lines]
+    assert parse(*lines) == parse(*quoted) == parse(*(line.replace("\n", "\r\n") for line in lines))
+
+
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=10**28 - 1))
 def test_every_price_that_the_table_holds_survives_parsing(units: int):
     price = Decimal(units).scaleb(-10)
@@ -236,6 +266,7 @@ def test_every_price_that_the_table_holds_survives_parsing(units: int):
         assert Decimal(only["last_price"]) == price
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_parsed_or_refused_with_a_typed_error(noise: bytes):
     for data in (noise, HEADER.encode() + ACC.encode() + noise, HEADER.encode() + noise + ACC.encode()):
@@ -247,6 +278,7 @@ def test_arbitrary_bytes_are_parsed_or_refused_with_a_typed_error(noise: bytes):
         assert len(staged(parsed)) == parsed.count
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([ACC, CALL, "", "\n", ",,,\n", "x\n", '"\n', ACC.replace("NSE", "BSE")]), max_size=8))
 def test_every_row_of_a_file_is_accounted_for(parts: list[str]):
     try:
@@ -265,6 +297,8 @@ def test_every_row_of_a_file_is_accounted_for(parts: list[str]):
         (b"token,symbol\n1,A\n", InstrumentFileHeader, "is in no format known here"),
         (HEADER.replace("name,", "name,name,").encode() + b"\n1\n", InstrumentFileHeader, "twice"),
         (b"5633,22,ACC\n", InstrumentFileHeader, "is in no format known here"),
+        (b"\rtoken\n1\n", InstrumentFileHeader, "a first line that is no CSV header"),
+        (b"token" * 200_000 + b"\n1\n", InstrumentFileHeader, "a first line that is no CSV header"),
         (b"\xff\xfe" + HEADER.encode(), InstrumentFileCorrupt, "is UTF-16 text"),
         (HEADER.encode() + b"\xe9", InstrumentFileCorrupt, "byte 0xe9 in line 2"),
         ((HEADER + ACC.replace("ACC LTD", '"ACC') + CALL).encode(), InstrumentFileCorrupt, "opened and not closed"),

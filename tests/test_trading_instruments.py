@@ -33,7 +33,7 @@ from core.trading.instruments import (
     Shrink,
     StaleInstrumentFile,
     _load,
-    _merge,
+    _merge_sql,
     _reader,
 )
 
@@ -441,7 +441,7 @@ class TestTextKeys:
             await session.execute(
                 text("INSERT INTO k SELECT chr(65 + n), :last FROM generate_series(0, 2) n"), {"last": last}
             )
-            while (await session.execute(text(_merge._TAKEN.format(keys="k")))).first():
+            while (await session.execute(text(_merge_sql.TAKEN.format(keys="k")))).first():
                 pass
             rows = await session.execute(text("SELECT broker_key, token FROM k ORDER BY 1"))
             assert [tuple(row) for row in rows] == [("A", last), ("B", 2**52 + 1), ("C", 2**52 + 2)]

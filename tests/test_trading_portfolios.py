@@ -38,9 +38,10 @@ POSITION = {
 def snapshot(
     portfolio_id: str = "p1", at: datetime = NOON, equity: int = 1_000, **fields: Any
 ) -> PortfolioSnapshotCreate:
+    held = sum((one["quantity"] * one["last_price"] for one in fields.get("positions", ())), Decimal(0))
     values: dict[str, Any] = {
         "broker": "paper",
-        "cash": Decimal(1),
+        "cash": Decimal(equity) - held,
         "realized_pnl": Decimal("0.1"),
         "unrealized_pnl": Decimal("-0.3"),
     }
@@ -157,7 +158,7 @@ async def test_a_snapshot_must_be_new_and_of_a_known_portfolio_and_broker(manage
     async with manager.transaction() as session:
         await portfolios.record(session, snapshot())
     for wrong, error in (
-        (snapshot(), UniqueViolation),
+        (snapshot(equity=999), UniqueViolation),
         (snapshot("unknown"), ForeignKeyViolation),
         (snapshot(at=NOON + timedelta(1), broker="zerodha"), ForeignKeyViolation),
     ):

@@ -12,7 +12,7 @@ from sqlalchemy.pool import QueuePool
 from core.database.errors import PandaDatabaseError, PoolExhausted, translate
 from core.database.schema import inspect
 
-__all__ = ["check_health", "pool_figures", "unhealthy"]
+__all__ = ["check_health", "pool_figures", "unhealthy", "with_parts"]
 
 _FACTS = text(
     "SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS standby,"
@@ -61,6 +61,20 @@ def unhealthy(error: str | None, *, warnings: Sequence[str] = ()) -> dict[str, A
         "warnings": list(warnings),
         "error": error,
     }
+
+
+def with_parts(report: Mapping[str, Any], **parts: Mapping[str, Any]) -> dict[str, Any]:
+    """A report with what parts of the application say of themselves under `parts`: `instruments=cache.health()`.
+
+    A part whose `status` is neither healthy nor fresh makes a healthy report degraded; `error` then names it.
+    """
+    unfit = [
+        f"{name} is {part['status']}" for name, part in parts.items() if part["status"] not in ("healthy", "fresh")
+    ]
+    whole = dict(report) | {"parts": {name: dict(part) for name, part in parts.items()}}
+    if unfit and report["status"] == "healthy":
+        whole |= {"status": "degraded", "error": ", ".join(unfit)}
+    return whole
 
 
 def pool_figures(engine: AsyncEngine) -> dict[str, int]:

@@ -7,6 +7,7 @@ time the connection is made; a `Resync` in the stream says when.
 import asyncio
 import contextlib
 import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ class Listener:
         self._keeper: asyncio.Task[None] | None = None
         self.reconnects = 0
         """How often the connection was made anew."""
+        self.heard_at: float | None = None
+        """`time.monotonic()` when the connection last brought something: a notification, or an answer to the heartbeat."""
 
     @property
     def connected(self) -> bool:
@@ -159,6 +162,7 @@ class Listener:
             except TimeoutError:
                 if self._raw is None or not await probe(self._raw, timeout=self._timeouts.probe):
                     return
+                self.heard_at = time.monotonic()
 
     async def _reconnect(self) -> None:
         pause, longest = self._backoff
@@ -200,6 +204,7 @@ class Listener:
             await asyncio.shield(connection.close())
 
     def _receive(self, channel: str, payload: str, pid: int) -> None:
+        self.heard_at = time.monotonic()
         if len(self._events) >= self._capacity:
             self._events.clear()
             self._put(Resync("overflow"))

@@ -22,6 +22,7 @@ _STATUS: dict[type[BaseException], int] = {
     e.TransactionTimeout: 504,
     e.StatementTimeout: 504,
     e.PoolExhausted: 503,
+    e.WriterOverloaded: 503,
     e.LockTimeout: 503,
     e.SerializationFailure: 503,
     e.DeadlockDetected: 503,
@@ -38,6 +39,7 @@ _STATUS: dict[type[BaseException], int] = {
 }
 _RETRY_AFTER: dict[type[BaseException], int] = {
     e.PoolExhausted: 1,
+    e.WriterOverloaded: 1,
     e.LockTimeout: 1,
     e.SerializationFailure: 1,
     e.DeadlockDetected: 1,

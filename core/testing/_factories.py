@@ -88,7 +88,7 @@ def make_portfolio(strategy: Strategy | None = None, **columns: Any) -> Portfoli
 def make_snapshot(portfolio: Portfolio | None = None, **columns: Any) -> PortfolioSnapshot:
     """A snapshot of `portfolio`, a minute after the one made before, from 5 January 2026; 100,000 in cash and no positions.
 
-    `total_pnl` is the sum of its parts and `equity` is cash and the positions at their last price, unless given. Without a
+    `total_pnl` is the sum of its parts and `equity` is cash and what the positions are worth, unless given. Without a
     portfolio and a `portfolio_id` it brings a new portfolio. Its month's partition must be there before it is stored:
     `core.trading.portfolios.ensure_partitions`.
     """
@@ -185,4 +185,4 @@ def _parent(relationship: str, parent: Any, **keys: str) -> dict[str, Any]:
 
 def _worth(positions: Any) -> Decimal:
     held = Positions.model_validate(positions)
-    return sum((position.quantity * position.last_price for position in held), Decimal(0))
+    return sum((position.worth() for position in held), Decimal(0))

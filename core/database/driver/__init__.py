@@ -4,9 +4,11 @@ from core.database.driver._connection import DriverConnection, OnStatement
 from core.database.driver._connector import Connector, ConnectSpec, SessionAttrs
 from core.database.driver._listen import listen
 from core.database.driver._raw import probe, raw_connection
+from core.database.driver._single import CommittingConnection
 from core.database.driver._wire import WireFacts, wire_facts
 
 __all__ = [
+    "CommittingConnection",
     "ConnectSpec",
     "Connector",
     "DriverConnection",

@@ -25,6 +25,7 @@
         CommitOutcomeUnknown
         IntegrityViolation
             UniqueViolation
+                SnapshotConflict
             ForeignKeyViolation
             CheckViolation
             NotNullViolation
@@ -43,6 +44,8 @@
             WrongEventLoop
             ForkedProcess
             ManagerNotConnected
+            WriterClosed
+        WriterOverloaded
         SchemaError
             SchemaMissing
             SchemaUnstamped
@@ -89,7 +92,10 @@ from core.database.errors._rooms import (
     SchemaTablesMissing,
     SchemaUnknownRevision,
     SchemaUnstamped,
+    SnapshotConflict,
     UnknownKey,
+    WriterClosed,
+    WriterOverloaded,
 )
 from core.database.errors._translate import scrub, translate
 from core.database.errors._tree import (
@@ -191,6 +197,7 @@ __all__ = [
     "ServerStarting",
     "SessionMisuse",
     "SessionShared",
+    "SnapshotConflict",
     "StalePlan",
     "StatementFault",
     "StatementTimeout",
@@ -201,6 +208,8 @@ __all__ = [
     "UniqueViolation",
     "UnknownKey",
     "UnsupportedFeature",
+    "WriterClosed",
+    "WriterOverloaded",
     "WrongEventLoop",
     "scrub",
     "translate",

@@ -1,8 +1,8 @@
-"""What single rooms refuse: the schema, the keys, the built-in server, backups."""
+"""What single rooms refuse: the schema, the keys, the built-in server, backups, the history of portfolios."""
 
 from typing import Any
 
-from core.database.errors._tree import ConfigurationError, PandaDatabaseError
+from core.database.errors._tree import ConfigurationError, PandaDatabaseError, SessionMisuse, UniqueViolation
 
 
 class SchemaError(PandaDatabaseError):
@@ -96,3 +96,28 @@ class BackupDiffers(BackupError):
 
 class BackupToolFailed(BackupError):
     """pg_dump or pg_restore failed; its own words are in the message."""
+
+
+class SnapshotConflict(UniqueViolation):
+    """The portfolio has another snapshot of that time; `differing` names the columns that are not the same."""
+
+    mend = "A snapshot is never changed: record what is right under a time of its own, or find out who wrote the other."
+
+    def __init__(self, message: str, *, differing: tuple[str, ...] = (), **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.differing = differing
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, (cls, message, fields) = super().__reduce__()
+        return rebuild, (cls, message, {**fields, "differing": self.differing})
+
+
+class WriterClosed(SessionMisuse):
+    """The snapshot writer is not open, or was closed before it came to this row: nothing of the row is stored."""
+
+
+class WriterOverloaded(PandaDatabaseError):
+    """The snapshot writer did not come to this row within its deadline: nothing of the row is stored."""
+
+    retryable = True
+    mend = "Write less often, or let the writer make larger batches (max_batch) or wait longer (deadline)."

@@ -196,7 +196,10 @@ class ExclusionViolation(IntegrityViolation):
 
 
 class PartitionMissing(IntegrityViolation):
-    mend = "Create the month's partition first: core.trading.portfolios.ensure_partitions()."
+    mend = (
+        "Make the months first: `panda portfolio partitions --ensure FROM..TO` or `--ahead 3`, in Python"
+        " core.trading.portfolios.ensure_partitions()."
+    )
 
 
 class InvalidInput(PandaDatabaseError, sa.DataError, ValueError):

@@ -8,6 +8,8 @@ that runs beside it. All names begin with `alpha_panda_database_`, and every sam
 """
 
 from core.database.metrics._exporter import Exporter
+from core.database.metrics._families import Families
 from core.database.metrics._manager import DatabaseMetrics
+from core.database.metrics._registry import Source
 
-__all__ = ["DatabaseMetrics", "Exporter"]
+__all__ = ["DatabaseMetrics", "Exporter", "Families", "Source"]

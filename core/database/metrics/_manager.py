@@ -1,6 +1,7 @@
 """The metrics of one manager in one registry."""
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +21,7 @@ class DatabaseMetrics:
     A task on the manager's event loop checks the health every `interval` seconds; a scrape reads the last answer, and an
     answer older than three intervals counts as none. `database` is the label that tells managers apart, by default the
     name of the database; two of one name in one registry are refused with `ConfigurationError`. With monitoring turned
-    off there are health and pools alone.
+    off there are health and pools alone. `sources` add samples of their own, as an `InstrumentCache` does.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class DatabaseMetrics:
         registry: CollectorRegistry = REGISTRY,
         database: str | None = None,
         interval: float = 10.0,
+        sources: Sequence[_registry.Source] = (),
     ) -> None:
         self._manager = manager
+        self._sources = tuple(sources)
         self._registry = registry
         self._database = database or internals(manager).database
         self._interval = interval
@@ -76,6 +79,8 @@ class DatabaseMetrics:
             for pool, figures in list(inside.monitor.pools.items()):
                 _fill_checkouts(families, database, pool, figures)
             _fill_hooks(families, database, inside.monitor)
+        for source in self._sources:
+            source.fill(families, database)
 
     async def _check(self) -> None:
         while True:

@@ -30,6 +30,8 @@ from core.database.records._portfolios import (
     PortfolioRead,
     PortfolioSnapshotCreate,
     PortfolioSnapshotRead,
+    RoundedSnapshot,
+    Rounding,
 )
 from core.database.records._strategies import (
     StrategyCreate,
@@ -106,6 +108,8 @@ __all__ = [
     "Record",
     "RejectedLine",
     "RejectedLines",
+    "RoundedSnapshot",
+    "Rounding",
     "SessionData",
     "StrategyConfig",
     "StrategyCreate",

@@ -22,6 +22,8 @@ def invalid_input(fault: ValidationError) -> InvalidInput:
     lines: list[str] = []
     errors = fault.errors(include_url=False, include_context=False, include_input=False)
     for error in errors:
+        if error["type"] == "default_factory_not_called" and len(errors) > 1:
+            continue  # it only says that there are others
         place = ".".join(str(part) for part in error["loc"])
         reason = error["msg"].removeprefix("Value error, ")
         lines.append(f"{place}: {reason}" if place else reason)

@@ -6,7 +6,7 @@ import random
 import time
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +18,9 @@ from core.database.notify import Listener, Notification
 from core.trading.instruments._cached import CachedInstrument, Master, Row
 from core.trading.instruments._frame import frame
 from core.trading.instruments._journal import CHANNEL
+
+if TYPE_CHECKING:
+    from core.database.metrics import Families
 
 _PAUSES = (0.05, 5.0)
 """Seconds until a reading that failed is tried again: the first time, and at the longest."""
@@ -55,6 +58,9 @@ class InstrumentCache:
         self._wanted = 0
         """Counts what has asked for a reading; `_read` is how far readings have followed."""
         self._read = 0
+        self._read_at = 0.0
+        self._doubted_at: float | None = None
+        """Once the database may hold another master: until when it was known not to. By the monotonic clock, as `_read_at`."""
         self._news = asyncio.Event()
         self._settled = asyncio.Condition()
         self._error: str | None = None
@@ -131,8 +137,18 @@ class InstrumentCache:
         followed = bool(self._tasks) and not any(task.done() for task in self._tasks)
         return not (followed and self.connected and self._read == self._wanted)
 
+    @property
+    def verified_age(self) -> float:
+        """Seconds since the master that serves was last known to be the database's: it was read, or the connection that would
+        have brought the news of a load answered. While nothing is wrong it stays below `heartbeat`.
+        """
+        _ = self._now
+        return max(0.0, time.monotonic() - (self._verified_at() if self._doubted_at is None else self._doubted_at))
+
     def health(self) -> dict[str, Any]:
-        """`status` fresh | stale, `connected`, `generation`, `rows`, `loaded_at`, `age` in seconds, and the last `error`."""
+        """For `core.database.health.with_parts`: `status` fresh | stale, `connected`, `generation`, `rows`, `loaded_at`, `age`
+        and `verified_age` in seconds, and the last `error`. Never raises.
+        """
         master = self._master
         return {
             "status": "stale" if self.stale else "fresh",
@@ -141,8 +157,21 @@ class InstrumentCache:
             "rows": len(master.rows) if master else 0,
             "loaded_at": master.loaded_at if master else None,
             "age": self.age if master else None,
+            "verified_age": self.verified_age if master else None,
             "error": self._failure(),
         }
+
+    def fill(self, families: "Families", database: str) -> None:
+        """Its figures for Prometheus: `DatabaseMetrics(manager, sources=[cache])`. Nothing before it is entered."""
+        if self._master is None:
+            return
+        for name, text, value in (
+            ("rows", "Instruments in the cache.", len(self)),
+            ("generation", "Masters that the cache has served since it was opened.", self._generation),
+            ("stale", "Whether the database may hold another master (1) or not (0).", self.stale),
+            ("verified_age_seconds", "Time since the master was known to be the database's.", self.verified_age),
+        ):
+            families.gauge(f"instrument_cache_{name}", text, value, database=database, source=self._source or "")
 
     async def refresh(self) -> None:
         """Read the master anew and return when it serves. Waits as long as the database is away; bound it yourself."""
@@ -159,7 +188,13 @@ class InstrumentCache:
             raise SessionMisuse("the cache is not entered", hint="Use it inside `async with InstrumentCache(manager)`.")
         return self._master
 
+    def _verified_at(self) -> float:
+        heard_at = self._listener.heard_at if self._listener is not None else None
+        return max(self._read_at, heard_at or 0.0)
+
     def _want(self) -> None:
+        if self._doubted_at is None:
+            self._doubted_at = self._verified_at()
         self._wanted += 1
         self._news.set()
 
@@ -194,13 +229,14 @@ class InstrumentCache:
                 pause = _PAUSES[0]
 
     async def _reload(self) -> None:
-        wanted, began = self._wanted, time.perf_counter()
+        wanted, began, read_at = self._wanted, time.perf_counter(), time.monotonic()
         async with self._manager.get_session(read_only=True, consistent=True) as session:
             rows = await frame(session, source=self._source, active_only=self._active_only)
         master = await asyncio.to_thread(Master, rows)
         before, self._master = self._master, master
         self._generation += 1
-        self._read, self._error = wanted, None
+        self._read, self._error, self._read_at = wanted, None, read_at
+        self._doubted_at = None if wanted == self._wanted else read_at
         async with self._settled:
             self._settled.notify_all()
         _log.debug("instrument cache read", rows=len(master.rows), seconds=round(time.perf_counter() - began, 3))

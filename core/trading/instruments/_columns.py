@@ -18,11 +18,10 @@ import polars as pl
 from core.database.errors import InvalidInput
 from core.database.types import checked_date
 from core.trading.instruments._mapping import ExpiryRule, Field_, FormatMapping, Picked
-from core.trading.instruments._numbers import canonical_decimals
+from core.trading.instruments._numbers import canonical_decimals, whole_numbers
 
 BEYOND = "beyond the last column"
 LINE = "line"
-INTEGER = r"^([0-9]{1,18})(?:\.0*)?$"
 DECIMALS: tuple[Field_, ...] = ("last_price", "strike", "tick_size")
 TEXTS: tuple[Field_, ...] = ("exchange_token", "trading_symbol", "name", "segment", "underlying")
 
@@ -65,18 +64,24 @@ class Layout:
         return picked.column if picked is not None and self.has(picked.column) else field
 
 
-def tidied(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:
-    """Outer blanks are cut, and what is empty then is NULL."""
-    stripped = frame.with_columns(pl.col(column).str.strip_chars() for column in layout.columns)
-    return stripped.with_columns(
-        pl.when(pl.col(column) != "").then(pl.col(column)).alias(column) for column in layout.columns
-    )
+def tidied(frame: pl.DataFrame, layout: Layout, *, plain: bool) -> pl.DataFrame:
+    """Outer blanks are cut, and what is empty then is NULL.
+
+    In `plain` text, which is ASCII without control characters and quotation marks, a blank is a space and what is empty is
+    NULL already: few columns have anything to cut, and to look is cheaper than to cut.
+    """
+    names = layout.columns
+    if plain:
+        spaced = frame.select((pl.col(names).str.starts_with(" ") | pl.col(names).str.ends_with(" ")).any()).row(0)
+        names = [name for name, found in zip(names, spaced, strict=True) if found]
+    stripped = frame.with_columns(pl.col(names).str.strip_chars())
+    return stripped.with_columns(pl.when(pl.col(column) != "").then(pl.col(column)).alias(column) for column in names)
 
 
 def translated(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:
     """With our fields beside the file's; NULL where the file says nothing, or nothing that we can read.
 
-    `number <field>` holds what was read as a number, `word` the type as the mapping has it, `expiry` a date.
+    `number <field>` holds what was read as a number, `word` the type as the mapping has it, `expiry` a date in ISO's form.
     """
     mapping = layout.mapping
     kind = pl.col(layout.place(mapping.instrument_type.column)).fill_null("")
@@ -87,11 +92,11 @@ def translated(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:
         _expiry(frame, layout),
     )
     frame = frame.with_columns(_kind(layout).alias("instrument_type"), _option_type(layout).alias("option_type"))
-    frame = frame.with_columns(_text(layout, field).alias(field) for field in TEXTS)
-    frame = frame.with_columns(_token(layout))
     return frame.with_columns(
+        *(_text(frame, layout, field).alias(field) for field in TEXTS),
+        *_token(frame, layout),
         *(_decimal(frame, layout, field) for field in DECIMALS),
-        _lot_size(layout).alias("number lot_size"),
+        _lot_size(frame, layout).alias("number lot_size"),
     )
 
 
@@ -150,14 +155,18 @@ def _option_type(layout: Layout) -> pl.Expr:
     return pl.when(word == "OPT").then(read).otherwise(said)
 
 
-def _text(layout: Layout, field: Field_) -> pl.Expr:
+def _text(frame: pl.DataFrame, layout: Layout, field: Field_) -> pl.Expr:
     picked = layout.mapping.picked(field)
     if picked is None or not layout.has(picked.column):
         return pl.lit(None, dtype=pl.String)
     text = _picked(layout, picked)
-    if field == "exchange_token":  # a number that a spreadsheet has been at
-        text = text.str.replace(r"^(\d+)\.0*$", "$1")
+    if field == "exchange_token" and not _all_whole(frame.select(text).to_series()):
+        text = text.str.replace(r"^(\d+)\.0*$", "$1")  # a number that a spreadsheet has been at
     return text
+
+
+def _all_whole(texts: pl.Series) -> bool:
+    return texts.cast(pl.Int64, strict=False).null_count() == texts.null_count()
 
 
 def _picked(layout: Layout, picked: Picked) -> pl.Expr:
@@ -167,11 +176,11 @@ def _picked(layout: Layout, picked: Picked) -> pl.Expr:
     return text if picked.pattern is None else text.str.extract(picked.pattern)
 
 
-def _token(layout: Layout) -> list[pl.Expr]:
-    raw = pl.col(layout.place(layout.mapping.token.column))
+def _token(frame: pl.DataFrame, layout: Layout) -> list[pl.Expr | pl.Series]:
+    place = layout.place(layout.mapping.token.column)
     if layout.mapping.token.text is not None:
-        return [pl.lit(None, dtype=pl.Int64).alias("instrument_token"), raw.alias("broker_key")]
-    number = raw.str.extract(INTEGER).cast(pl.Int64)
+        return [pl.lit(None, dtype=pl.Int64).alias("instrument_token"), pl.col(place).alias("broker_key")]
+    number = whole_numbers(frame[place])
     return [number.alias("instrument_token"), pl.lit(None, dtype=pl.String).alias("broker_key")]
 
 
@@ -183,30 +192,31 @@ def _decimal(frame: pl.DataFrame, layout: Layout, field: Field_) -> pl.Series | 
     return canonical_decimals(text).alias(f"number {field}")
 
 
-def _lot_size(layout: Layout) -> pl.Expr:
+def _lot_size(frame: pl.DataFrame, layout: Layout) -> pl.Series | pl.Expr:
     picked = layout.mapping.picked("lot_size")
     if picked is None or not layout.has(picked.column):
         return pl.lit(None, dtype=pl.Int64)
-    return _picked(layout, picked).str.extract(INTEGER).cast(pl.Int64)
+    return whole_numbers(frame.select(_picked(layout, picked)).to_series())
 
 
 def _expiry(frame: pl.DataFrame, layout: Layout) -> pl.Expr:
     rule = layout.mapping.expiry
     if rule is None or not layout.has(rule.column):
-        return pl.lit(None, dtype=pl.Date).alias("expiry")
+        return pl.lit(None, dtype=pl.String).alias("expiry")
     place = layout.place(rule.column)
     words: Sequence[str] = frame[place].drop_nulls().unique().to_list()  # a few hundred at the most
     days = [_day(word, rule) for word in words]
-    read = pl.col(place).replace_strict(words, days, default=None, return_dtype=pl.Date) if words else pl.lit(None)
-    return read.cast(pl.Date).alias("expiry")
+    if days == words:  # written as we write them
+        return pl.col(place).alias("expiry")
+    return pl.col(place).replace_strict(words, days, default=None, return_dtype=pl.String).alias("expiry")
 
 
-def _day(word: str, rule: ExpiryRule) -> date | None:
+def _day(word: str, rule: ExpiryRule) -> str | None:
     if not word.isascii():  # digits of another script, which strptime would take
         return None
     for form in rule.dates:
         try:
-            return checked_date(_READ.get(form, _strptime(form))(word))
+            return checked_date(_READ.get(form, _strptime(form))(word)).isoformat()
         except (ValueError, OverflowError, InvalidInput):
             continue
     return None

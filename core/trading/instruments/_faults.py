@@ -29,7 +29,7 @@ def may_hold_controls(data: bytes) -> bool:
     """Whether the text has any control character but the ends of its lines, or characters beyond ASCII that may be some."""
     if not data.isascii() or any(byte in data for byte in _CONTROL_BYTES):
         return True
-    return data.count(b"\r") != data.count(b"\r\n")
+    return b"\r" in data and data.count(b"\r") != data.count(b"\r\n")
 
 
 def judged(
@@ -40,11 +40,12 @@ def judged(
     Control characters are looked for only in a `suspicious` file: searching a hundred thousand texts is dear.
     """
     faults = _faults(frame, layout, suspicious=suspicious)
-    verdicts = [pl.when(bad).then(pl.lit(number, pl.Int16)) for number, (_, _, bad, _) in enumerate(faults)]
+    met = frame.select(bad.any().alias(str(number)) for number, (_, _, bad, _) in enumerate(faults)).row(0)
+    verdicts = [pl.when(fault[2]).then(pl.lit(number, pl.Int16)) for number, fault in enumerate(faults) if met[number]]
+    if not verdicts:
+        return frame, frame.clear(), []
     frame = frame.with_columns(pl.coalesce(*verdicts).alias("verdict"))
     bad = frame.filter(pl.col("verdict").is_not_null())
-    if bad.is_empty():
-        return frame, bad, []
     rejected: list[RejectedRow] = []
     for row in bad.iter_rows(named=True):
         verdict: int = row["verdict"]
@@ -59,7 +60,7 @@ def _faults(frame: pl.DataFrame, layout: Layout, *, suspicious: bool) -> Sequenc
     """In the order in which they are told."""
     return [
         ("line", "has more fields than the header", pl.col(BEYOND).is_not_null(), ""),
-        *_token_faults(layout),
+        *_token_faults(layout, suspicious=suspicious),
         *_text_faults(layout, suspicious=suspicious),
         *_word_faults(frame, layout),
         *_number_faults(layout),
@@ -67,13 +68,13 @@ def _faults(frame: pl.DataFrame, layout: Layout, *, suspicious: bool) -> Sequenc
     ]
 
 
-def _token_faults(layout: Layout) -> list[Fault]:
+def _token_faults(layout: Layout, *, suspicious: bool) -> list[Fault]:
     name = layout.mapping.token.column
     place = layout.place(name)
     raw = pl.col(place)
     missing: Fault = (name, "is missing", raw.is_null(), place)
     if layout.mapping.token.text is not None:
-        return [missing, *_label_faults(name, place)]
+        return [missing, *_label_faults(name, place, suspicious=suspicious)]
     number = pl.col("instrument_token")
     return [
         missing,
@@ -91,7 +92,7 @@ def _text_faults(layout: Layout, *, suspicious: bool) -> list[Fault]:
         if suspicious:
             bad = ~pl.col(field).str.contains(f"^(?:{LABEL_RULE.pattern})$") | pl.col(field).str.contains(_CONTROL)
             faults.append((label, "holds a control character", bad, field))
-        long = pl.col(field).str.len_chars() > LABEL_RULE.max_length
+        long = _length(field, suspicious=suspicious) > LABEL_RULE.max_length
         faults.append((label, f"is longer than {LABEL_RULE.max_length} characters", long, field))
     for name in (*layout.extra, *layout.mapping.attributes.keep):
         if not layout.has(name):
@@ -99,22 +100,23 @@ def _text_faults(layout: Layout, *, suspicious: bool) -> list[Fault]:
         place = layout.place(name)
         if suspicious:
             faults.append((name, "holds a control character", pl.col(place).str.contains(_CONTROL), place))
-        long = pl.col(place).str.len_chars() > _LONGEST_ATTRIBUTE
+        long = _length(place, suspicious=suspicious) > _LONGEST_ATTRIBUTE
         faults.append((name, f"is longer than {_LONGEST_ATTRIBUTE:,} characters", long, place))
     return faults
 
 
-def _label_faults(name: str, place: str) -> list[Fault]:
-    raw = pl.col(place)
-    return [
-        (name, "holds a control character", raw.str.contains(_CONTROL), place),
-        (
-            name,
-            f"is longer than {LABEL_RULE.max_length} characters",
-            raw.str.len_chars() > LABEL_RULE.max_length,
-            place,
-        ),
-    ]
+def _label_faults(name: str, place: str, *, suspicious: bool) -> list[Fault]:
+    long = _length(place, suspicious=suspicious) > LABEL_RULE.max_length
+    faults: list[Fault] = [(name, f"is longer than {LABEL_RULE.max_length} characters", long, place)]
+    if suspicious:
+        faults.insert(0, (name, "holds a control character", pl.col(place).str.contains(_CONTROL), place))
+    return faults
+
+
+def _length(column: str, *, suspicious: bool) -> pl.Expr:
+    """In characters; what is not suspicious is ASCII."""
+    text = pl.col(column).str
+    return text.len_chars() if suspicious else text.len_bytes()
 
 
 def _word_faults(frame: pl.DataFrame, layout: Layout) -> list[Fault]:

@@ -13,6 +13,25 @@ from core.database.types import MONEY_PRECISION, MONEY_SCALE
 WHOLE, FRACTION = MONEY_PRECISION - MONEY_SCALE, MONEY_SCALE
 _PLAIN_DECIMAL = rf"^[0-9]{{1,{WHOLE}}}(?:\.[0-9]{{1,{FRACTION}}})?$"
 _MAX_EXPONENT = 40
+_WHOLE_NUMBER = r"^([0-9]{1,18})(?:\.0*)?$"
+_MOST_DIGITS = 18
+
+
+def whole_numbers(series: pl.Series) -> pl.Series:
+    """Each number of at most 18 digits as an integer, `75.0` too, or NULL where it is none.
+
+    The cast is several times as quick as the pattern, but takes signs as well.
+    """
+    numbers = series.cast(pl.Int64, strict=False)
+    plain = (
+        numbers.is_not_null()
+        & (series.str.len_bytes() <= _MOST_DIGITS)
+        & ~series.str.starts_with("-")
+        & ~series.str.starts_with("+")
+    )
+    if (plain | series.is_null()).all():
+        return numbers
+    return series.str.extract(_WHOLE_NUMBER).cast(pl.Int64)
 
 
 def canonical_decimals(series: pl.Series) -> pl.Series:

@@ -4,6 +4,7 @@
 # The types of polars name numpy's, which is not installed.
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from core.trading.instruments._errors import (
     InstrumentMappingInvalid,
 )
 from core.trading.instruments._faults import judged, may_hold_controls
-from core.trading.instruments._file import InstrumentInput, content_of, header_of
+from core.trading.instruments._file import InstrumentInput, content_of, intake
 from core.trading.instruments._mapping import FormatMapping, checked_header, load_mapping, recognised, shipped
 from core.trading.instruments._report import RejectedRow
 
@@ -47,9 +48,9 @@ STAGED: dict[str, str] = {
 }
 """The columns of a valid row and the SQL types that they are staged in; `line` is where the row stands in the file."""
 
-_CHUNK = 12 * 1024 * 1024
-"""Bytes of CSV, about a hundred thousand rows: the memory that a load takes beyond the file itself goes by it."""
-_FIRST = 2 * 1024 * 1024
+_CHUNK = 4 * 1024 * 1024
+"""Bytes of CSV, about forty thousand rows: the memory that a load takes beyond the file itself goes by it."""
+_FIRST = 1 * 1024 * 1024
 """The first pieces are smaller, so that the server has something to do while the rest is read."""
 
 
@@ -74,7 +75,7 @@ class Chunk:
 class MasterFile:
     """A file that is whole text in a format known; its rows are judged as they are read."""
 
-    def __init__(self, data: bytes, mapping: FormatMapping, *, name: str) -> None:
+    def __init__(self, data: bytes, header: tuple[str, ...], mapping: FormatMapping, *, name: str) -> None:
         self.name = name
         self.mapping = mapping
         self.digest = hashlib.sha256(data).hexdigest()
@@ -82,7 +83,7 @@ class MasterFile:
         self.reading = hashlib.sha256(f"1 {mapping.model_dump_json()}".encode()).hexdigest()
         """What the rows are made by: this reader's version and the mapping."""
         self._data = data
-        self._layout = Layout(mapping, header_of(data))
+        self._layout = Layout(mapping, header)
         self._seen: pl.DataFrame | None = None
 
     @property
@@ -101,11 +102,13 @@ class MasterFile:
         venues: set[str] = set()
         last: pl.DataFrame | None = None
         for start, end, line in _pieces(self._data):
-            frame = self._read(self._data[start:end], line)
+            text = self._data[start:end]
+            frame = self._read(text, line)
             if frame.is_empty():
                 continue
             last = frame
-            chunk = self._chunk(frame, suspicious=suspicious)
+            plain = not suspicious and b'"' not in text and b"\r" not in text
+            chunk = self._chunk(frame, suspicious=suspicious, plain=plain)
             if end == len(self._data):
                 self._check_end(frame, venues)
             venues.update(chunk.exchanges)
@@ -113,14 +116,15 @@ class MasterFile:
         if last is None:
             raise InstrumentFileEmpty(f"{self.name} holds a header and no rows")
 
-    def _chunk(self, frame: pl.DataFrame, *, suspicious: bool) -> Chunk:
+    def _chunk(self, frame: pl.DataFrame, *, suspicious: bool, plain: bool) -> Chunk:
         rows = frame.height
         layout = self._layout
-        good, bad, rejected = judged(translated(tidied(frame, layout), layout), layout, suspicious=suspicious)
+        read = translated(tidied(frame, layout, plain=plain), layout)
+        good, bad, rejected = judged(read, layout, suspicious=suspicious)
         staged, duplicates, clashes = self._distinct(canonical(good, layout))
         named = bad.select("exchange", "trading_symbol").drop_nulls()
         return Chunk(
-            csv=staged.write_csv(include_header=False).encode(),
+            csv=_written(staged, plain=plain),
             count=staged.height,
             rows=rows,
             duplicates=duplicates,
@@ -173,14 +177,15 @@ class MasterFile:
         """One row per key: equal rows are counted, rows that contradict an earlier one are rejected."""
         key = "instrument_token" if self.mapping.token.integer is not None else "broker_key"
         content = [column for column in rows.columns if column != LINE]
-        marked = rows.select(pl.col(key), pl.struct(content).hash().alias("content"), pl.col(LINE))
-        first = marked[key].is_first_distinct()
-        if self._seen is not None:
-            first &= ~marked[key].is_in(self._seen[key].implode())
-        kept = marked.filter(first)
-        self._seen = kept if self._seen is None else pl.concat([self._seen, kept])
-        if first.all():
+        marked = rows.select(key, LINE).with_columns(rows.select(content).hash_rows().alias("content"))
+        seen = marked.clear() if self._seen is None else self._seen
+        keys = marked[key]
+        # The greater of the two is not hashed anew for every piece.
+        if keys.n_unique() == len(keys) and not seen[key].is_in(keys.implode()).any():
+            self._seen = pl.concat([seen, marked])
             return rows, 0, []
+        first = keys.is_first_distinct() & ~keys.is_in(seen[key].implode())
+        self._seen = pl.concat([seen, marked.filter(first)])
         again = marked.filter(~first).join(self._seen, on=key, suffix=" first")
         clashing = again.filter(pl.col("content") != pl.col("content first"))
         clashes = [
@@ -192,6 +197,14 @@ class MasterFile:
             for row in clashing.iter_rows(named=True)
         ]
         return rows.filter(first), again.height - clashing.height, clashes
+
+
+def _written(rows: pl.DataFrame, *, plain: bool) -> bytes:
+    """As CSV. Of plain text no field holds what must be quoted, save for the JSON that we make."""
+    bare = plain and rows["attributes"].null_count() == rows.height
+    text = io.BytesIO()
+    rows.write_csv(text, include_header=False, quote_style="never" if bare else "necessary")
+    return text.getvalue()
 
 
 def open_master(
@@ -209,15 +222,12 @@ def open_master(
     shown = name or (str(file) if isinstance(file, str | Path) else "the file")
     known = _mapping(format, mapping)
     data = content_of(file, name=shown)
-    header = header_of(data)
-    named = [column for column in header if column]
-    if len(set(named)) < len(named):
-        raise InstrumentFileHeader(f"{shown} names a column twice in its header")
-    if bad := [column for column in named if not column.isprintable()]:
+    header = intake().columns(data, name=shown)
+    if bad := [column for column in header if not column.isprintable()]:
         raise InstrumentFileHeader(f"{shown} has a column whose name holds a control character: {bad[0]!r}")
     known = known or recognised(header, name=shown)
     checked_header(known, header, name=shown)
-    return MasterFile(data, known, name=shown)
+    return MasterFile(data, header, known, name=shown)
 
 
 def _mapping(format: str, mapping: Path | str | Mapping[str, Any] | None) -> FormatMapping | None:

@@ -16,7 +16,8 @@ from core.database.errors import InvalidInput
 from core.database.models import Instrument
 from core.database.types import Money, checked_date, checked_money, checked_text
 from core.trading.instruments._query import parse
-from core.trading.instruments._search_sql import statement
+from core.trading.instruments._search_sql import parameters_of, sql_of
+from core.trading.instruments._shape import Shape, shape_of, values_of
 
 MOST = 200
 """Instruments that one search gives at the most."""
@@ -61,8 +62,9 @@ async def search(
 
     First those whose symbol it is (or whose token), then those whose symbol begins so, then those that have all of its words in
     symbol or name, and the contracts of an underlying that have its strike, side, kind and expiry (a month, "28 aug", "aug 2026",
-    "2026-08-28"). Within each: active ones first, EQ, IDX, FUT, OPT, the nearest expiry, strike, symbol. Capitals do not matter,
-    and no character has a meaning of its own. A name's words of one or two letters count as whole, longer ones as beginnings.
+    "2026-08-28"). Within each: active ones first, EQ, IDX, FUT, OPT, the nearest expiry, strike, symbol. A strike and a side of
+    nobody's, "25000 ce", are looked for in the two nearest expiries of every underlying. Capitals do not matter, and no character
+    has a meaning of its own. A name's words of one or two letters count as whole, longer ones as beginnings.
 
     The filters hold for every result; `expiry_to` and `strike_to` are included. Of at most `limit` (1 to 200). Raises
     `InvalidInput`, whose `column` names the argument.
@@ -82,8 +84,9 @@ async def search(
         )},
     }  # fmt: skip
     filters = {name: (_CONDITIONS[name], value) for name, value in given.items() if value is not None}
-    sql, values = statement(query, filters, active_only=active_only, limit=checked_limit(limit))
-    return list(await session.scalars(_select(sql, tuple(values)), values))
+    found, names = _select(shape_of(query, filters, active_only=active_only, limit=checked_limit(limit)))
+    values = values_of(query, filters)
+    return list(await session.scalars(found, {name: values[name] for name in names}))
 
 
 def checked_limit(limit: int) -> int:
@@ -94,11 +97,13 @@ def checked_limit(limit: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def _select(sql: str, names: tuple[str, ...]) -> Any:
-    """The statement ready to be run; to build it takes longer than to run it."""
+def _select(shape: Shape) -> tuple[Any, tuple[str, ...]]:
+    """The statement ready to be run, and its parameters; to build it takes longer than to run it."""
+    sql = sql_of(shape)
+    names = parameters_of(sql)
     typed: TextClause = sql_text(sql).bindparams(*(bindparam(name, type_=_type(name)) for name in names))
     columns: TextualSelect = typed.columns(*Instrument.__table__.columns)
-    return select(Instrument).from_statement(columns)
+    return select(Instrument).from_statement(columns), names
 
 
 def _type(name: str) -> Any:

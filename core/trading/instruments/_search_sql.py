@@ -2,12 +2,15 @@
 
 Dead contracts pile up over the years, so that nothing walks through them: what is active has its own place in each index, and
 a contract is found by stepping from one expiry of its underlying to the next.
+
+To plan all of it takes longer than to run it. So the planner is shown no values: each stands in a sub-select of its own, by
+which a plan made for one search costs as much as the one made for all, and the server keeps the latter from the sixth time on.
 """
 
-from typing import Any
+import re
 
 from core.database.models import INSTRUMENT_WORDS, Instrument
-from core.trading.instruments._query import Query, after
+from core.trading.instruments._shape import Shape
 
 _SEEN = 500
 """Options that are looked at by their symbol; where more fit, they are found by the expiries of the underlying."""
@@ -15,6 +18,11 @@ _NAMES_SEEN = 200
 """Of those that have the words; where more fit, any of them."""
 _UNDERLYINGS = 8
 """How many of those that begin with the same letters are followed."""
+_ALL_UNDERLYINGS = 1_000
+"""How many are asked for a strike and a side where no underlying is named."""
+_NEAREST = 2
+"""How many expiries of each are then looked at."""
+_VALUE = re.compile(r"(?<!:):[a-z_0-9]+")
 _COLUMNS = ", ".join(f"i.{column.name}" for column in Instrument.__table__.columns)
 
 _BY_TOKEN = "(SELECT i.instrument_token FROM instruments i WHERE i.instrument_token = :token {filters})"  # noqa: S105
@@ -43,17 +51,19 @@ _BY_WORDS = f"""(
     LIMIT {_NAMES_SEEN}
 )"""  # noqa: S608
 
-_NAMES = f"""names(underlying) AS (
-    (
-        SELECT i.underlying FROM instruments i WHERE i.underlying >= :name_from AND i.underlying < :name_to
-        ORDER BY i.underlying LIMIT 1
-    )
+_NAMES = """names(underlying) AS (
+    (SELECT i.underlying FROM instruments i WHERE {first} ORDER BY i.underlying LIMIT 1)
     UNION ALL
     SELECT (
-        SELECT i.underlying FROM instruments i WHERE i.underlying > n.underlying AND i.underlying < :name_to
-        ORDER BY i.underlying LIMIT 1
+        SELECT i.underlying FROM instruments i WHERE i.underlying > n.underlying {next} ORDER BY i.underlying LIMIT 1
     ) FROM names n WHERE n.underlying IS NOT NULL
-), holders AS (SELECT underlying FROM names WHERE underlying IS NOT NULL LIMIT {_UNDERLYINGS})"""  # noqa: S608
+), holders AS (SELECT underlying FROM names WHERE underlying IS NOT NULL LIMIT {most})"""
+_BEGINNING_SO = _NAMES.format(
+    first="i.underlying >= :name_from AND i.underlying < :name_to",
+    next="AND i.underlying < :name_to",
+    most=_UNDERLYINGS,
+)
+_ANYBODY = _NAMES.format(first="i.underlying IS NOT NULL", next="", most=_ALL_UNDERLYINGS)
 _GIVEN = 'holders AS (SELECT CAST(:underlying AS text) COLLATE "C" AS underlying)'
 _HOLDERS = 'beginnings AS (SELECT unnest(CAST(:beginnings AS text[])) COLLATE "C" AS underlying)'
 
@@ -107,11 +117,9 @@ _RANKED = """
 """
 
 
-def statement(
-    query: Query, filters: dict[str, tuple[str, Any]], *, active_only: bool, limit: int
-) -> tuple[str, dict[str, Any]]:
-    """SQL and its parameters. `filters` are conditions on `i` with the values that they name."""
-    work = _Statement(query, filters, active_only=active_only, limit=limit)
+def sql_of(shape: Shape) -> str:
+    """The statement; it names its parameters."""
+    work = _Statement(shape)
     work.add_token()
     work.add_symbols()
     work.add_words()
@@ -119,55 +127,45 @@ def statement(
     return work.finish()
 
 
+def parameters_of(sql: str) -> tuple[str, ...]:
+    """The names in a statement, each once."""
+    return tuple(dict.fromkeys(name[1:] for name in _VALUE.findall(sql)))
+
+
 class _Statement:
-    def __init__(self, query: Query, filters: dict[str, tuple[str, Any]], *, active_only: bool, limit: int) -> None:
-        self.query = query
-        self.limit = limit
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
         self.unless = "true"
-        self.given = {name: value for name, (_, value) in filters.items()}
-        self.filters = "".join(f" AND {condition}" for condition, _ in filters.values())
-        self.states = ("true",) if active_only else ("true", "false")
+        self.filters = "".join(f" AND {condition}" for condition in shape.filters)
+        self.states = ("true",) if shape.active_only else ("true", "false")
         self.branches: list[str] = []
         self.ctes: list[str] = []
-        self.token = ""
-        name = self.given.get("underlying") or query.name
-        self.values: dict[str, Any] = {
-            "text": query.text, "squeezed": query.squeezed, "name": name, **self.given,
-        }  # fmt: skip
 
     def add_token(self) -> None:
-        if self.query.text.isascii() and self.query.text.isdigit() and int(self.query.text) < 1 << 63:
-            self.values["token"] = int(self.query.text)
-            self.token = "OR i.instrument_token = :token"  # noqa: S105
-            active = " AND i.is_active" if len(self.states) == 1 else ""
+        if self.shape.token:
+            active = " AND i.is_active" if self.shape.active_only else ""
             self.branches.append(_BY_TOKEN.format(filters=self.filters + active))
 
     def add_symbols(self) -> None:
-        names = ["text"] if self.query.text == self.query.squeezed else ["text", "squeezed"]
-        wanted = self.given.get("instrument_type")
         begun: list[str] = []
-        for name in names:
-            self._range(name, self.values[name])
+        for name in ("text", "squeezed") if self.shape.blanks else ("text",):
             for kind in ("EQ", "IDX", "FUT"):
-                if wanted in (None, kind):
+                if self.shape.wanted in (None, kind):
                     active, *past = self._in_states(_BY_SYMBOL, kind=kind, name=name)
                     (self.branches if kind == "FUT" else begun).append(active)
                     self.branches.extend(past)
         if begun:
             self.ctes.append(f"begun AS MATERIALIZED ({' UNION ALL '.join(begun)})")
             self.branches.append("(SELECT b.instrument_token FROM begun b)")
-            self.unless = _UNLESS.format(limit=self.limit)
-        if wanted in (None, "OPT") and any(character.isdigit() for character in self.query.squeezed):
-            self._range("squeezed", self.query.squeezed)
+            self.unless = _UNLESS.format(limit=self.shape.limit)
+        if self.shape.wanted in (None, "OPT") and self.shape.digits:
             self.ctes.append(_NEAR)
             self._each_state(_BY_OPTION)
-            if not (self.query.name and self.query.has_terms):
+            if not (self.shape.name and self.shape.has_terms):
                 self._add_many_options()
 
     def _add_many_options(self) -> None:
         """Where the symbols that fit are too many to be looked at: by the underlyings that the symbol can begin with."""
-        symbol = self.query.squeezed
-        self.values["beginnings"] = [symbol[:end] for end in range(1, min(len(symbol), 30) + 1)]
         self.ctes.append(_HOLDERS)
         terms = (
             "AND i.instrument_type = 'OPT' AND i.trading_symbol >= :squeezed_from AND i.trading_symbol < :squeezed_to"
@@ -175,51 +173,34 @@ class _Statement:
         self._each_state(_BY_CONTRACT, holders="beginnings", days="", terms=terms, gate=_IF_MANY)
 
     def add_words(self) -> None:
-        if self.query.words and self.query.option_type is None:
-            self.values["words"] = self.query.lexemes
+        if self.shape.words and not self.shape.option_type:
             self._each_state(_BY_WORDS, unless=self.unless)
 
     def add_contracts(self) -> None:
-        query = self.query
-        if "underlying" in self.given:
-            if not "".join(self.given["underlying"].split()).startswith(query.name):
-                return
-            self.ctes.append(_GIVEN)
-        elif query.name:
-            self._range("name", query.name)
-            self.ctes.append(_NAMES)
-        else:
+        shape = self.shape
+        anybody = not (shape.given or shape.name)
+        if shape.given == "other" or (anybody and not (shape.strike and shape.option_type)):
             return
+        self.ctes.append(_GIVEN if shape.given else _ANYBODY if anybody else _BEGINNING_SO)
         terms = ""
-        if query.strike is not None:
+        if shape.strike:
             terms += " AND i.strike = :strike"
-            self.values["strike"] = query.strike
-        if query.option_type is not None:
+        if shape.option_type:
             terms += " AND i.option_type = :side"
-            self.values["side"] = query.option_type
-        if query.kind is not None:
-            terms += f" AND i.instrument_type = '{query.kind}'" + (
-                " AND i.strike IS NULL" if query.kind == "FUT" else ""
-            )
-        self._each_state(_BY_CONTRACT, holders="holders", days=self._days(), terms=terms, gate=f"WHERE {self.unless}")
+        if shape.kind is not None:
+            terms += f" AND i.instrument_type = '{shape.kind}'"
+            terms += " AND i.strike IS NULL" if shape.kind == "FUT" else ""
+        days = self._days() + (f" LIMIT {_NEAREST}" if anybody else "")
+        self._each_state(_BY_CONTRACT, holders="holders", days=days, terms=terms, gate=f"WHERE {self.unless}")
 
     def _days(self) -> str:
-        conditions = ""
-        if self.query.expiry is not None:
-            self.values["day"] = self.query.expiry
-            conditions += " AND d.expiry = :day"
-        if self.query.month is not None:
-            self.values["month"] = self.query.month
+        conditions = " AND d.expiry = :day" if self.shape.expiry else ""
+        if self.shape.month:
             conditions += " AND extract(month FROM d.expiry) = CAST(:month AS integer)"
-        for place, number in enumerate(self.query.numbers):
-            self.values[f"number_{place}"] = number
-            value = f"CAST(:number_{place} AS integer)"
-            conditions += f" AND {value} IN (extract(day FROM d.expiry), extract(year FROM d.expiry),"
-            conditions += " extract(year FROM d.expiry) - 2000)"
+        for place in range(self.shape.numbers):
+            conditions += f" AND CAST(:number_{place} AS integer) IN (extract(day FROM d.expiry),"
+            conditions += " extract(year FROM d.expiry), extract(year FROM d.expiry) - 2000)"
         return conditions
-
-    def _range(self, name: str, text: str) -> None:
-        self.values[f"{name}_from"], self.values[f"{name}_to"] = text, after(text)
 
     def _each_state(self, branch: str, **parts: str) -> None:
         self.branches.extend(self._in_states(branch, **parts))
@@ -230,11 +211,15 @@ class _Statement:
         for state in self.states:
             order, beyond = ("ASC", ">") if state == "true" else ("DESC", "<")
             common = {"state": state, "order": order, "beyond": beyond, "filters": self.filters}
-            made.append(branch.format(**common, limit=self.limit, **parts))
+            made.append(branch.format(**common, limit=self.shape.limit, **parts))
         return made
 
-    def finish(self) -> tuple[str, dict[str, Any]]:
-        ctes = f"WITH RECURSIVE {', '.join(self.ctes)}" if self.ctes else ""
-        union = " UNION ALL ".join(self.branches)
-        sql = _RANKED.format(ctes=ctes, columns=_COLUMNS, union=union, token=self.token, limit=self.limit)
-        return sql, self.values
+    def finish(self) -> str:
+        sql = _RANKED.format(
+            ctes=f"WITH RECURSIVE {', '.join(self.ctes)}" if self.ctes else "",
+            columns=_COLUMNS,
+            union=" UNION ALL ".join(self.branches),
+            token="OR i.instrument_token = :token" if self.shape.token else "",
+            limit=self.shape.limit,
+        )
+        return _VALUE.sub(r"(SELECT \g<0>)", sql)

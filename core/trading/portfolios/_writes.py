@@ -2,22 +2,25 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import insert, text
+from pydantic import ValidationError
+from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.options import Timeouts
 from core.database import bulk
+from core.database.errors import SerializationFailure
 from core.database.models import Portfolio, PortfolioSnapshot
-from core.database.records import PortfolioCreate, PortfolioSnapshotCreate, Position, Positions
+from core.database.records import PortfolioCreate, PortfolioSnapshotCreate
 from core.database.types import invalid_input
+from core.trading.portfolios._batch import COMPARED, conflict, stored_positions
 from core.trading.portfolios._frames import SNAPSHOT_COLUMNS, STAGED, checked_frame, frame_csv, period_of
 from core.trading.portfolios._partitions import ensure_partitions
 
-_POSITIONS = TypeAdapter(list[Position])
+_TABLE: Final[Any] = PortfolioSnapshot.__table__
 
 
 async def create(
@@ -41,14 +44,29 @@ async def create(
     return portfolio
 
 
-async def record(session: AsyncSession, snapshot: PortfolioSnapshotCreate) -> None:
-    """Add one snapshot, and its month's partition if that is missing; the caller commits.
+async def record(session: AsyncSession, snapshot: PortfolioSnapshotCreate) -> bool:
+    """Add one snapshot, and its month's partition if that is missing; the caller commits. False if it was there already.
 
-    Raises `UniqueViolation` if the portfolio has a snapshot of that time, `ForeignKeyViolation` if there is no such portfolio
-    with that broker.
+    The same snapshot twice is one row. Raises `SnapshotConflict` for another one of that portfolio and time, after which the
+    caller's transaction goes on, `ForeignKeyViolation` if there is no such portfolio with that broker, and `InvalidInput` if
+    its list of positions was changed so that equity no longer agrees.
     """
+    snapshot.check_equity()
     await ensure_partitions(session, snapshot.snapshot_time, snapshot.snapshot_time)
-    await session.execute(insert(PortfolioSnapshot).values(**snapshot.columns()))
+    skip = insert(PortfolioSnapshot).on_conflict_do_nothing(index_elements=_TABLE.primary_key.columns)
+    added = await session.scalar(skip.values(**snapshot.columns()).returning(_TABLE.c.broker))
+    if added is not None:
+        return True
+    key = (_TABLE.c.portfolio_id == snapshot.portfolio_id, _TABLE.c.snapshot_time == snapshot.snapshot_time)
+    stored = (
+        (await session.execute(select(*(_TABLE.c[name] for name in COMPARED)).where(*key))).mappings().one_or_none()
+    )
+    if stored is None:
+        raise SerializationFailure("the row was removed while it was written", table=_TABLE.name)
+    different = conflict(snapshot, dict(stored))
+    if different is not None:
+        raise different
+    return False
 
 
 async def record_many(
@@ -99,19 +117,10 @@ def _tuples(snapshots: Iterable[PortfolioSnapshotCreate], times: list[datetime])
             one.portfolio_id,
             one.snapshot_time,
             one.broker,
-            _stored(one.positions),
+            stored_positions(one.positions),
             one.cash,
             one.realized_pnl,
             one.unrealized_pnl,
             one.total_pnl,
             one.equity,
         )
-
-
-def _stored(positions: Positions) -> str:
-    """As `Positions.to_stored`, which validates once more. These have just come out of a record: only a list inside one could
-    have been changed since, and only by something that is no `Position`.
-    """
-    if any(type(position) is not Position for position in positions.root):
-        return positions.to_stored()
-    return _POSITIONS.dump_json(list(positions.root)).decode()
