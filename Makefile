@@ -6,9 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTRUMENTS ?=
 WORK ?=
 WORKERS ?= 2
+ROUNDS ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-components test-debian check docs bench coverage lock clean
+.PHONY: help demo test test-components test-debian soak check docs bench coverage lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,9 @@ test-components: $(VENV)/.dev ## those that need Debian packages
 
 test-debian: $(VENV)/.dev ## the tests of `make test` on Debian's PostgreSQL
 	@$(BIN)/python -m tests.cluster.debian -n $(WORKERS) -m "not component" $(ARGS)
+
+soak: $(VENV)/.dev ## kill -9 of client and server under a snapshot writer (ROUNDS=30)
+	@PANDA_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/test_snapshot_ledger.py $(ARGS)
 
 check: $(VENV)/.dev ## ruff, pyright strict, import-linter, squawk
 	@$(BIN)/ruff check .

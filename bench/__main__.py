@@ -1,7 +1,8 @@
 """`python -m bench`: measure, print, and keep the figures and a picture in bench/results.
 
-WORK or --work is a comma-separated list of works (all by default), ROWS or --rows how many units make a sample, RUNS or
---runs how many rounds. BENCH_DATABASE_URL measures against a server of yours, where a database is created and dropped again.
+WORK or --work is a comma-separated list of works (all by default), ROWS or --rows how many units make a sample (in a work
+whose size is that of its data: how many rows there are), RUNS or --runs how many rounds. BENCH_DATABASE_URL measures against a
+server of yours, where a database is created and dropped again.
 """
 
 import argparse
@@ -64,7 +65,9 @@ def wishes(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse
     # An empty variable is what `make` passes on for one that is not set.
     given = {name: environment.get(name.upper()) or None for name in ("work", "rows", "runs")}
     parser.add_argument("--work", type=works_of, default=given["work"] or "", help=f"of {', '.join(names())}")
-    parser.add_argument("--rows", type=positive, default=given["rows"], help="how many units make a sample")
+    parser.add_argument(
+        "--rows", type=positive, default=given["rows"], help="how many units make a sample, or rows there are"
+    )
     parser.add_argument("--runs", type=positive, default=given["runs"], help="how many rounds")
     return parser.parse_args(arguments)
 

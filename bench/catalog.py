@@ -1,7 +1,23 @@
 """Every work that `python -m bench` knows, in the order in which they run."""
 
 from bench.measure import Work
-from bench.works import connect, frame, load, lookup, monitoring, reload, reload_1, session, session_64
+from bench.works import (
+    bulk_snapshots,
+    connect,
+    durable_row,
+    durable_row_1,
+    equity_curve,
+    frame,
+    latest,
+    load,
+    lookup,
+    monitoring,
+    reload,
+    reload_1,
+    search,
+    session,
+    session_64,
+)
 
 __all__ = ["WORKS", "chosen"]
 
@@ -13,6 +29,12 @@ WORKS: tuple[Work, ...] = (
     reload.WORK,
     reload_1.WORK,
     frame.WORK,
+    durable_row.WORK,
+    durable_row_1.WORK,
+    bulk_snapshots.WORK,
+    search.WORK,
+    latest.WORK,
+    equity_curve.WORK,
     monitoring.WORK,
     connect.WORK,
 )

@@ -80,6 +80,8 @@ class Work:
     """How many tasks do the units of a sample between them."""
     prepare: Prepare | None = None
     """Makes the data that the entrants read, once, before the first of them is opened."""
+    sized: Callable[[int], "Work"] | None = None
+    """The same work on that many rows, for a work whose size is that of its data: ROWS= then means these."""
     alone: bool = False
     """Open each entrant for its own sample only: their connections together would be more than a server takes."""
 
@@ -119,6 +121,8 @@ def rotated(entrants: Sequence[Entrant], turn: int) -> list[Entrant]:
 
 async def run_work(work: Work, target: Target, *, units: int | None = None, runs: int | None = None) -> Result:
     """Measure `work`; `units` and `runs` override what the work itself proposes. Unavailable without its limit."""
+    if units and work.sized is not None:
+        work, units = work.sized(units), None
     count = math.ceil((units or work.units) / work.tasks) * work.tasks
     turns = runs or work.runs
     seconds: dict[str, list[float]] = {entrant.name: [] for entrant in work.entrants}

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench.works
+from bench import latency
 from bench.__main__ import wishes
 from bench.catalog import WORKS, chosen
 from bench.measure import Entrant, Goal, Result, SelfTimed, Unavailable, Work, expect, rotated, run_work
@@ -23,6 +24,7 @@ from bench.report import report
 from bench.samples import interval, quantile, ratios, spread
 from bench.server import Target
 from bench.table import render
+from bench.works import search
 
 TARGET = Target("/run/nowhere", 5432, "panda", None, "panda")
 SERIES = st.lists(st.floats(1e-9, 1e6), min_size=1, max_size=40)
@@ -118,6 +120,15 @@ class TestRunning:
         assert {name: len(taken) for name, taken in result.seconds.items()} == {"a": 3, "b": 3}
         warm_ups = 3 if alone else 1
         assert calls.count("a") == calls.count("b") == 3 * 4 + warm_ups
+
+    async def test_a_work_of_a_size_is_asked_for_another(self):
+        calls: list[str] = []
+
+        def sized(rows: int) -> Work:
+            return work_of(recording(f"of {rows}", calls), units=2)
+
+        result = await run_work(work_of(recording("a", calls), sized=sized), TARGET, units=7, runs=1)
+        assert (result.units, set(calls)) == (2, {"of 7"})
 
     async def test_rounds_are_interleaved(self):
         calls: list[str] = []
@@ -314,3 +325,16 @@ class TestTarget:
     def test_a_target_reads_its_own_url(self, host, password):
         target = Target(host, 5433, "panda", password, "panda")
         assert Target.from_url(target.url) == target
+
+
+class TestLatency:
+    def test_the_lines_are_a_few_hundred_and_always_the_same(self):
+        assert search.lines() == search.lines()
+        assert len(search.lines()) == 300
+
+    def test_the_table_tells_all_searches_and_the_best_of_each_line(self):
+        quick = [(0.001, "a"), (0.009, "a"), (0.003, "b"), (0.005, "b"), (0.005, "b")]
+        text = latency.render({search.PANDA: quick, "a peer": [(0.5, "slow")]})
+        assert "a peer                             500.00   500.00   500.00    500.00    500.00  slow" in text
+        assert "p50 <= 2 ms: 5.00 (best 2.00): MISSED" in text
+        assert "p99 <= 10 ms: 8.84 (best 2.98): met" in text

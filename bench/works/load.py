@@ -8,10 +8,11 @@ file as it is and lets the server convert it: a bad row ends it, and nothing is 
 import csv
 import io
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from bench import master, panda, peers
@@ -47,21 +48,28 @@ async def _judged(target: Target) -> AsyncGenerator[tuple[Any, tuple[Any, ...]]]
         yield connection, await master.check(connection)
 
 
+def _from_empty(judge: Any, fill: Callable[[], Awaitable[None]], check: Callable[[], Awaitable[object]]) -> SelfTimed:
+    """The clock runs while `fill` does; the table is emptied before, and `check` looks at it afterwards."""
+
+    async def sample(units: int) -> float:
+        taken = 0.0
+        for _ in range(units):
+            await master.truncate(judge)
+            start = time.perf_counter()
+            await fill()
+            taken += time.perf_counter() - start
+            await check()
+        return taken
+
+    return SelfTimed(sample)
+
+
 @asynccontextmanager
 async def _limit(target: Target) -> AsyncGenerator[SelfTimed]:
     async with _judged(target) as (connection, wanted):
-
-        async def sample(units: int) -> float:
-            taken = 0.0
-            for _ in range(units):
-                await master.truncate(connection)
-                start = time.perf_counter()
-                await connection.execute(_SERVER_SIDE)
-                taken += time.perf_counter() - start
-                await master.check(connection, wanted)
-            return taken
-
-        yield SelfTimed(sample)
+        yield _from_empty(
+            connection, partial(connection.execute, _SERVER_SIDE), partial(master.check, connection, wanted)
+        )
 
 
 @asynccontextmanager
@@ -69,18 +77,11 @@ async def _panda(target: Target) -> AsyncGenerator[SelfTimed]:
     data = master.made()
     async with _judged(target) as (connection, wanted), panda.opened_manager(target) as manager:
 
-        async def sample(units: int) -> float:
-            taken = 0.0
-            for _ in range(units):
-                await master.truncate(connection)
-                start = time.perf_counter()
-                report = await master.load(manager, data)
-                taken += time.perf_counter() - start
-                expect((report.added, report.rejected), (master.ROWS, ()))
-                await master.check(connection, wanted)
-            return taken
+        async def fill() -> None:
+            report = await master.load(manager, data)
+            expect((report.added, report.rejected), (master.ROWS, ()))
 
-        yield SelfTimed(sample)
+        yield _from_empty(connection, fill, partial(master.check, connection, wanted))
 
 
 @asynccontextmanager
@@ -88,19 +89,12 @@ async def _asyncpg(target: Target) -> AsyncGenerator[SelfTimed]:
     data = master.made()
     async with _judged(target) as (connection, wanted):
 
-        async def sample(units: int) -> float:
-            taken = 0.0
-            for _ in range(units):
-                await master.truncate(connection)
-                start = time.perf_counter()
-                async with connection.transaction():
-                    await master.stage(connection, data)
-                    await connection.execute(master.FROM_STAGED)
-                taken += time.perf_counter() - start
-                await master.check(connection, wanted)
-            return taken
+        async def fill() -> None:
+            async with connection.transaction():
+                await master.stage(connection, data)
+                await connection.execute(master.FROM_STAGED)
 
-        yield SelfTimed(sample)
+        yield _from_empty(connection, fill, partial(master.check, connection, wanted))
 
 
 @asynccontextmanager
@@ -109,19 +103,12 @@ async def _psycopg(target: Target) -> AsyncGenerator[SelfTimed]:
     command: Any = f"COPY instruments ({', '.join(master.COLUMNS)}) FROM STDIN"
     async with _judged(target) as (judge, wanted), peers.psycopg_pool(target) as pool:
 
-        async def sample(units: int) -> float:
-            taken = 0.0
-            for _ in range(units):
-                await master.truncate(judge)
-                start = time.perf_counter()
-                async with pool.connection() as connection, connection.cursor() as cursor, cursor.copy(command) as copy:
-                    for row in _converted(data):
-                        await copy.write_row(row)
-                taken += time.perf_counter() - start
-                await master.check(judge, wanted)
-            return taken
+        async def fill() -> None:
+            async with pool.connection() as connection, connection.cursor() as cursor, cursor.copy(command) as copy:
+                for row in _converted(data):
+                    await copy.write_row(row)
 
-        yield SelfTimed(sample)
+        yield _from_empty(judge, fill, partial(master.check, judge, wanted))
 
 
 @asynccontextmanager
@@ -134,16 +121,17 @@ async def _sqlalchemy(target: Target) -> AsyncGenerator[SelfTimed]:
     rows = [dict(zip(master.COLUMNS, row, strict=True)) for row in _converted(master.made())][::_PART]
     async with _judged(target) as (judge, _), peers.sqlalchemy_engine(target) as engine:
 
+        async def fill() -> None:
+            async with engine.begin() as connection:
+                await connection.execute(insert(table), rows)
+
+        async def check() -> None:
+            expect(await judge.fetchval("SELECT count(*) FROM instruments"), master.ROWS // _PART)
+
+        part = _from_empty(judge, fill, check)
+
         async def sample(units: int) -> float:
-            taken = 0.0
-            for _ in range(units):
-                await master.truncate(judge)
-                start = time.perf_counter()
-                async with engine.begin() as connection:
-                    await connection.execute(insert(table), rows)
-                taken += time.perf_counter() - start
-                expect(await judge.fetchval("SELECT count(*) FROM instruments"), master.ROWS // _PART)
-            return taken * _PART
+            return await part.sample(units) * _PART
 
         yield SelfTimed(sample)
 
