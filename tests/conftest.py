@@ -1,10 +1,14 @@
 """The plugin's fixtures under the names that this suite calls them by, and what is about this suite alone."""
 
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
+from core.config.settings import get_settings
 from core.testing._plugin import given_url
 from core.testing._run import run_of
 
@@ -48,6 +52,24 @@ def open_folder(pytestconfig: pytest.Config) -> Path:
     folder = run.folder / run.worker
     folder.mkdir(mode=0o755)
     return folder
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No settings but the test's own, in an empty working directory, for this process and its children; for tests of `panda`."""
+    for name in list(os.environ):
+        if name.upper().startswith("DATABASE") or name.upper() in ("ENVIRONMENT", "NO_COLOR", "FORCE_COLOR"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    get_settings.cache_clear()
+    root, ours = logging.getLogger(), logging.getLogger("core")
+    before = (list(root.handlers), root.level, ours.level)
+    yield
+    root.handlers[:], root.level, ours.level = before  # what `main` in this process has configured
+    structlog.reset_defaults()
+    get_settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,9 @@ from core.trading import accounts, adoption, instruments, portfolios, sessions
 from core.trading.adoption._secrets import split
 from tests import original
 from tests.small_schema import engine_on
-from tests.test_cli import answer, clean, panda  # noqa: F401  # pyright: ignore[reportUnusedImport] - a fixture
+from tests.test_cli import answer, panda
+
+pytestmark = pytest.mark.usefixtures("clean")
 
 RING = KeyRing({"k1": bytes(range(32))}, active="k1")
 KEYS = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

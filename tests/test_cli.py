@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import io
 import json
-import logging
 import os
 import pty
 import re
@@ -20,7 +19,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import structlog
 
 from core.cli import _failure
 from core.cli._failure import CommandError, describe
@@ -32,25 +30,8 @@ from core.database.connection import DatabaseManager
 
 SECRET = "hunter2-geheim"
 NOWHERE = f"postgresql://panda:{SECRET}@127.0.0.1:1/panda"
+pytestmark = pytest.mark.usefixtures("clean")
 HEAVY = {"sqlalchemy", "asyncpg", "polars", "alembic", "pydantic", "structlog", "rich", "asyncio"}
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """No settings but the test's own, in an empty working directory, for this process and its children."""
-    for name in list(os.environ):
-        if name.upper().startswith("DATABASE") or name.upper() in ("ENVIRONMENT", "NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    get_settings.cache_clear()
-    root, ours = logging.getLogger(), logging.getLogger("core")
-    before = (list(root.handlers), root.level, ours.level)
-    yield
-    root.handlers[:], root.level, ours.level = before  # what `main` in this process has configured
-    structlog.reset_defaults()
-    get_settings.cache_clear()
 
 
 def panda(*arguments: str, url: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

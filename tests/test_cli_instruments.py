@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.test_cli import answer, clean, panda
+from tests.test_cli import answer, panda
 
-__all__ = ["clean"]  # the fixture is used by being there
+pytestmark = pytest.mark.usefixtures("clean")
 
 HEADER = (
     "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,"
@@ -124,6 +124,58 @@ def test_a_refused_file_is_exit_code_6_and_changes_nothing(database_url_sync: st
     assert stored(database_url_sync) == 3
     allowed = load(database_url_sync, shrunk, "--date", "2026-11-23", "--max-shrink", "0.7", "--json")
     assert answer(allowed)["deactivated"] == 2
+
+
+def test_hints_name_the_options_of_the_command(database_url_sync: str, tmp_path: Path) -> None:
+    load(database_url_sync, file(tmp_path, "a.csv", ACC, TCS, INFY), "--date", "2026-11-20")
+    (tmp_path / "c.csv").write_text("no,such,header\n1,2,3\n")
+    for arguments, option in (
+        ([file(tmp_path, "b.csv", ACC), "--date", "2026-11-23"], "with --allow-shrink."),
+        (["a.csv", "--date", "2026-11-23", "--source", "other"], "with --source kite;"),
+        (["c.csv"], "with --format."),
+    ):
+        said = load(database_url_sync, *arguments).stderr
+        assert option in said
+        assert not {"allow_shrink", "source=", "`format`"} & set(said.replace("(", " ").split())
+    assert "with --format." in panda("instruments", "diff", "c.csv", "c.csv").stderr
+
+
+def test_search_takes_ranges_of_expiries_and_strikes(database_url_sync: str, tmp_path: Path) -> None:
+    later = "9400000,36719,NIFTY26DEC24400CE,NIFTY,0,2026-12-29,24400.0,0.05,65,CE,NFO-OPT,NFO\n"
+    load(database_url_sync, file(tmp_path, "a.csv", CALL, PUT, later), "--date", "2026-11-20")
+
+    def found(*options: str) -> list[str]:
+        result = panda("instruments", "search", "nifty", *options, "--json", url=database_url_sync)
+        return [item["trading_symbol"] for item in answer(result)["instruments"]]
+
+    near, far = ["NIFTY26NOV24300CE", "NIFTY26NOV24300PE"], ["NIFTY26DEC24400CE"]
+    assert found() == near + far
+    assert (
+        found("--expiry", "2026-12-29")
+        == found("--expiry-from", "2026-11-25")
+        == found("--strike-from", "24300.5")
+        == far
+    )
+    assert found("--expiry-to", "2026-11-24") == found("--strike-to", "24399.95") == near
+    assert found("--strike-from", "24300", "--strike-to", "24400") == near + far
+    for wrong in (["--strike-from", "1e5"], ["--strike-to", "nan"], ["--expiry-from", "soon"]):
+        assert panda("instruments", "search", "nifty", *wrong, url=database_url_sync).returncode == 2
+
+
+def test_nothing_is_wider_than_80_columns(database_url_sync: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a-folder-whose-name-is-long" / "and-another-one-in-it" / "until-the-line-is-full"
+    folder.mkdir(parents=True)
+    odd = "77,1,ODD,,0.0,,0.0,0.05," + "x" * 15 + ",EQ,NSE,NSE\n"
+    name = file(folder, "a.csv", ACC, odd)
+    shown = [
+        panda("instruments", "diff", str(folder / name), str(folder / name)),
+        panda("instruments", "formats"),
+        load(database_url_sync, str(folder / name), "--date", "2026-11-20"),
+    ]
+    for result in shown:
+        assert result.returncode == 0
+        assert max(map(len, result.stdout.splitlines())) <= 80
+    assert f"A:{folder / name},2rows" in "".join(shown[0].stdout.split())  # whole, though in several lines
 
 
 def test_wrong_usage_is_exit_code_2(database_url_sync: str, tmp_path: Path) -> None:

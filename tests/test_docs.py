@@ -11,7 +11,6 @@ A block below `<!-- not run: reason -->` is left out.
 import asyncio
 import contextlib
 import io
-import logging
 import os
 import re
 import shlex
@@ -19,13 +18,11 @@ import subprocess
 import sys
 import tomllib
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import asyncpg
 import pytest
-import structlog
 
 from core.cli.main import main
 from core.config.settings import Settings, get_settings
@@ -34,25 +31,8 @@ from tests.documents import ROOT, anchors, blocks, commands, is_like, labels, li
 
 RUN = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "operations.md"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+pytestmark = pytest.mark.usefixtures("clean")
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No settings but the document's own, in an empty folder; what the command configures is undone."""
-    for name in list(os.environ):
-        if name.upper().startswith("DATABASE") or name.upper() in ("ENVIRONMENT", "NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    get_settings.cache_clear()
-    root, ours = logging.getLogger(), logging.getLogger("core")
-    before = (list(root.handlers), root.level, ours.level)
-    yield
-    root.handlers[:], root.level, ours.level = before
-    structlog.reset_defaults()
-    get_settings.cache_clear()
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)

@@ -39,9 +39,11 @@ from core.database.models import Base, User, snapshot_partition_ddl
 from core.trading import portfolios, sessions
 from tests.cluster.debian import DebianServer, binaries, debian_server, pgbouncer, pooled
 from tests.cluster.proxy import FaultProxy
-from tests.test_cli import NOWHERE, SECRET, answer, clean, panda, silent, url_of
+from tests.test_cli import NOWHERE, SECRET, answer, panda, silent, url_of
 
-__all__ = ["clean", "silent"]
+__all__ = ["silent"]
+
+pytestmark = pytest.mark.usefixtures("clean")
 
 TESTING = EngineOptions(environment="testing")
 PRODUCTION = EngineOptions(environment="production")

@@ -26,7 +26,9 @@ from core.database.schema._scripts import MIGRATIONS
 from tests.cluster.debian import DebianServer, binaries, debian_server
 from tests.expected_catalogs import write_all
 from tests.small_schema import QUICK, engine_on, metadata, write
-from tests.test_cli import answer, clean, panda  # noqa: F401  # pyright: ignore[reportUnusedImport] - a fixture
+from tests.test_cli import answer, panda
+
+pytestmark = pytest.mark.usefixtures("clean")
 
 # What is done to a database at head, what is said of it, and the mend, which must work where it is a statement.
 DRIFT = {

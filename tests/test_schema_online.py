@@ -89,6 +89,15 @@ async def other_transaction(url: str, statement: str, name: str = "the other one
         await connection.close()
 
 
+async def upgrading_in_vain(engine: Any, versions: Path, said: list[str], *, until: str) -> asyncio.Task[Any]:
+    """An upgrade under way, which has said `until` and goes on trying, 20 times at the most."""
+    upgrading = asyncio.create_task(schema.upgrade(engine, **options(versions, attempts=20, progress=said.append)))
+    async with asyncio.timeout(10):
+        while not any(until in line for line in said):
+            await asyncio.sleep(0.02)
+    return upgrading
+
+
 async def indexes(url: str, table: str = "entry") -> dict[str, bool]:
     """Name to validity, those of constraints left out."""
     connection = await asyncpg.connect(url)
@@ -184,12 +193,7 @@ class TestLockedTables:
     async def test_it_is_tried_again_until_the_lock_is_free(self, engine, empty_database, versions):
         said: list[str] = []
         async with other_transaction(empty_database, "SELECT FROM account"):
-            upgrading = asyncio.create_task(
-                schema.upgrade(engine, **options(versions, attempts=20, progress=said.append))
-            )
-            async with asyncio.timeout(10):
-                while not any("attempt 3 of 20" in line for line in said):
-                    await asyncio.sleep(0.02)
+            upgrading = await upgrading_in_vain(engine, versions, said, until="attempt 3 of 20")
         async with asyncio.timeout(10):
             assert (await upgrading).current == ("0003",)
         assert any(line.startswith("waiting for process") for line in said)
@@ -485,14 +489,8 @@ class TestPartitionedTables:
         assert await indexes(empty_database, "tick_4") == {"tick_4_ix_tick_id": True}
 
     async def test_the_last_step_gets_its_lock_or_is_tried_again(self, engine, empty_database, versions):
-        said: list[str] = []
         async with other_transaction(empty_database, "LOCK TABLE ONLY tick IN ROW EXCLUSIVE MODE"):
-            upgrading = asyncio.create_task(
-                schema.upgrade(engine, **options(versions, attempts=20, progress=said.append))
-            )
-            async with asyncio.timeout(10):
-                while not any("attempt 2 of 20" in line for line in said):
-                    await asyncio.sleep(0.02)
+            upgrading = await upgrading_in_vain(engine, versions, [], until="attempt 2 of 20")
         async with asyncio.timeout(10):
             assert (await upgrading).current == ("0003",)
         assert await indexes(empty_database, "tick") == {"ix_tick_id": True}

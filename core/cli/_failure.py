@@ -120,7 +120,7 @@ def _code(error: BaseException) -> int:
         return FAILED if isinstance(error, e.MigrationFailed) else SCHEMA
     if isinstance(error, e.ConnectionFailed | e.PoolExhausted):
         return NOT_READY
-    return REFUSED if isinstance(error, e.InvalidInput | ValueError) else FAILED
+    return REFUSED if isinstance(error, e.InvalidInput | e.SnapshotConflict | ValueError) else FAILED
 
 
 def _is_a(error: BaseException, module: str, name: str) -> bool:

@@ -1,17 +1,15 @@
 """`panda instruments diff`, `export` and `formats`."""
 
-import os
-import secrets
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli._failure import REFUSED, USAGE, CommandError
-from core.cli._instruments_print import as_json, number, print_counts, print_rejected
+from core.cli._failure import USAGE, CommandError
+from core.cli._instruments_print import as_json, hints, number, print_counts, print_folded, print_rejected
 from core.cli._output import Output
+from core.cli._target import check_target, published
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -40,10 +38,12 @@ def diff(
     """
     from core.trading.instruments import diff_files
 
-    with out.status("Comparing"):
+    with out.status("Comparing"), hints():
         found = diff_files(before, after, format=format, mapping=mapping, show=show)
     out.data(as_json(found))
-    out.line(f"{found.source} {', '.join(found.exchanges)}: {before} ({found.rows_before:,} rows) -> {after}")
+    print_folded(out, f"{found.source} {', '.join(found.exchanges)}")
+    print_folded(out, f"A: {before}, {found.rows_before:,} rows", indent="  ")
+    print_folded(out, f"B: {after}", indent="  ")
     print_counts(out, found, (("removed", "in A, and no longer in B"),))
     print_rejected(out, found.rejected)
     _print_differences(out, found)
@@ -66,7 +66,7 @@ def export(
     from core.trading import instruments
 
     write = _writer(file)
-    _check_target(file, force=force)
+    check_target(file, force=force)
 
     async def work() -> "DataFrame":
         async with (
@@ -77,7 +77,7 @@ def export(
 
     rows: Any = run(work())
     rows = rows.sort("source", "exchange", "trading_symbol", "instrument_token")
-    with _published(file, force=force) as part:
+    with published(file, force=force) as part:
         write(rows, part)
     out.data({"file": str(file), "rows": rows.height, "columns": rows.columns, "bytes": file.stat().st_size})
     out.line(f"{file}: {rows.height:,} instruments, {file.stat().st_size:,} bytes")
@@ -98,7 +98,7 @@ def formats(out: Output, name: Name = None) -> None:
     for item in found:
         key = "whole number" if item.token.integer else "text"
         out.line(f"{item.format}: of {item.source}, key {item.token.column} ({key}); its header has")
-        out.line(f"  {', '.join(item.required())}")
+        print_folded(out, ", ".join(item.required()), indent="  ")
 
 
 def _print_differences(out: Output, found: "FileDiff") -> None:
@@ -141,35 +141,3 @@ def _writer(file: Path) -> "Callable[[DataFrame, Path], Any]":
             return lambda rows, part: rows.write_parquet(part)
         case _:
             raise CommandError(f"{file} is neither .csv nor .parquet", hint="Name it by its kind.", code=USAGE)
-
-
-def _check_target(file: Path, *, force: bool) -> None:
-    if file.exists() or file.is_symlink():
-        if not force:
-            raise _there(file)
-        if file.is_symlink() or not file.is_file():
-            raise CommandError(f"{file} is no regular file, so it is not replaced", hint="Name another.", code=REFUSED)
-    if not file.parent.is_dir():
-        raise CommandError(f"there is no folder {file.parent}", hint=f"Make it: mkdir -p {file.parent}", code=REFUSED)
-
-
-def _there(file: Path) -> CommandError:
-    return CommandError(f"{file} exists", hint="Name a new file, or say --force to replace it.", code=REFUSED)
-
-
-@contextmanager
-def _published(file: Path, *, force: bool) -> Generator[Path]:
-    """A file to be written beside `file`, which gets its name in one step when it is whole and on the disk."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        if force:
-            part.replace(file)
-        else:
-            file.hardlink_to(part)  # fails where another file has come meanwhile
-    except FileExistsError:
-        raise _there(file) from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from core.cli._failure import REFUSED, USAGE, CommandError
-from core.cli._instruments_print import COLUMNS, as_json, number, row_of, shown_date
+from core.cli._instruments_print import COLUMNS, as_json, number, row_of, shown_date, shown_price
 from core.cli._output import Output
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ Segment = Annotated[str | None, typer.Option("--segment", help="Of this segment 
 Kind = Annotated[str | None, typer.Option("--type", help="EQ, FUT, OPT, IDX, CE or PE.")]
 On = Annotated[str | None, typer.Option("--underlying", help="Contracts on this underlying alone.")]
 Expiring = Annotated[str | None, typer.Option("--expiry", metavar="DATE", help="Contracts that expire that day.")]
+Earliest = Annotated[str | None, typer.Option("--expiry-from", metavar="DATE", help="That expire then or later.")]
+Latest = Annotated[str | None, typer.Option("--expiry-to", metavar="DATE", help="That expire then or earlier.")]
+Lowest = Annotated[
+    str | None, typer.Option("--strike-from", metavar="PRICE", help="Options of this strike or a higher.")
+]
+Highest = Annotated[str | None, typer.Option("--strike-to", metavar="PRICE", help="Options of this strike or a lower.")]
 Everything = Annotated[bool, typer.Option("--all", help="Also those that are gone from their file.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=200, help="At most so many.")]
 
@@ -39,6 +45,10 @@ def search(
     kind: Kind = None,
     underlying: On = None,
     expiry: Expiring = None,
+    expiry_from: Earliest = None,
+    expiry_to: Latest = None,
+    strike_from: Lowest = None,
+    strike_to: Highest = None,
     everything: Everything = False,
     limit: Limit = 20,
 ) -> int | None:
@@ -49,7 +59,8 @@ def search(
     from core.trading import instruments
 
     side, of = _kinds(kind)
-    day = shown_date(expiry) if expiry else None
+    day, first, last = (shown_date(given) if given else None for given in (expiry, expiry_from, expiry_to))
+    low, high = (shown_price(given) if given else None for given in (strike_from, strike_to))
     found = _read(
         out,
         lambda session: instruments.search(
@@ -62,6 +73,10 @@ def search(
             option_type=side,
             underlying=underlying,
             expiry=day,
+            expiry_from=first,
+            expiry_to=last,
+            strike_from=low,
+            strike_to=high,
             active_only=not everything,
             limit=limit,
         ),

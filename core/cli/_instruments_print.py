@@ -1,12 +1,14 @@
 """Instruments and reports as rows of text and as JSON."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from core.cli._failure import USAGE, CommandError
-from core.cli._output import Output
+from core.cli._output import WIDTH, Output
 
 if TYPE_CHECKING:
     from core.trading.instruments import RejectedRow
@@ -23,7 +25,38 @@ _COUNTS = (
     ("unchanged", ""),
     ("duplicates", "equal to an earlier row"),
 )
+_SPOKEN = (
+    (re.compile(r" \(allow_shrink=True\)"), ""),
+    (re.compile(r"`format`"), "--format"),
+    (re.compile(r"source='([^']*)'"), r"--source \1"),
+    (re.compile(r"Give a mapping"), "Give a --mapping"),
+)
+"""Arguments in the hints of the library, and what they are called here."""
 COLUMNS = ("token", "instrument", "type", "expiry", "strike", "lot", "source")
+
+
+@contextmanager
+def hints() -> Generator[None]:
+    """Errors about files say options where they say arguments."""
+    from core.trading.instruments import InstrumentFileError
+
+    try:
+        yield
+    except InstrumentFileError as error:
+        for argument, option in _SPOKEN:
+            error.hint = argument.sub(option, error.hint or "") or None
+        raise
+
+
+def print_folded(out: Output, text: str, *, indent: str = "") -> None:
+    """In lines of at most 80 columns, broken behind a blank or a slash; further ones two columns to the right."""
+    line = indent
+    for piece in re.findall(r"[^ /]*[ /]?", text):
+        if line.strip() and len(line) + len(piece.rstrip()) > WIDTH:
+            out.line(line.rstrip())
+            line = f"{indent}  "
+        line += piece
+    out.line(line.rstrip())
 
 
 def as_json(value: Any) -> dict[str, Any]:
@@ -49,6 +82,13 @@ def shown_date(text: str) -> date:
         raise CommandError(f"{text!r} is no date", hint="Write it as 2026-08-25.", code=USAGE) from None
 
 
+def shown_price(text: str) -> Decimal:
+    """Of an option. Raises CommandError."""
+    if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,10})?", text):
+        raise CommandError(f"{text!r} is no price", hint="Write it as 25000 or 92.75.", code=USAGE)
+    return Decimal(text)
+
+
 def print_counts(out: Output, report: Any, more: Sequence[tuple[str, str]]) -> None:
     """The figures of a report, those that are not nought."""
     rows: list[tuple[str, str, str]] = []
@@ -69,7 +109,7 @@ def print_rejected(out: Output, rejected: Sequence["RejectedRow"]) -> None:
         return
     out.line("  rejected rows:")
     for row in rejected[:SHOWN]:
-        out.line(f"    line {row.line}, {row.field}: {row.reason}")
+        print_folded(out, f"line {row.line}, {row.field}: {row.reason}", indent="    ")
     if len(rejected) > SHOWN:
         out.line(f"    and {len(rejected) - SHOWN:,} more, all of them with --json")
 

@@ -13,7 +13,7 @@ from core.cli._command import command
 from core.cli._failure import USAGE, CommandError
 from core.cli._instruments_files import diff, export, formats
 from core.cli._instruments_find import chain, history, search, show
-from core.cli._instruments_print import as_json, print_counts, print_rejected, shown_date
+from core.cli._instruments_print import as_json, hints, print_counts, print_folded, print_rejected, shown_date
 from core.cli._output import Output
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def load(
 
     async def work() -> "LoadReport":
         async with connected(settings, out, verify=True) as manager:
-            with _progress(out) as progress:
+            with hints(), _progress(out) as progress:
                 return await instruments.load(
                     manager,
                     given,
@@ -146,12 +146,12 @@ def _progress(out: Output) -> "Generator[Callable[[str], None] | None]":
 
 
 def _print(out: Output, report: "LoadReport") -> None:
-    out.line(f"{report.source} {', '.join(report.exchanges)} as of {report.trading_date}: {_word(report)}")
+    print_folded(out, f"{report.source} {', '.join(report.exchanges)} as of {report.trading_date}: {_word(report)}")
     if not report.known:
         print_counts(out, report, (("deactivated", "gone from the file"),))
     print_rejected(out, report.rejected)
     if report.ignored_columns:
-        out.line(f"  not kept: {', '.join(report.ignored_columns)}")
+        print_folded(out, f"not kept: {', '.join(report.ignored_columns)}", indent="  ")
     stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
     out.line(f"  {sum(report.seconds.values()):.2f} s ({stages})")
 
