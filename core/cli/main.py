@@ -8,7 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from core.cli import backup, config, demo, doctor, explain, health, instruments, metrics, migrate, server, top
+from core.cli import (
+    backup,
+    config,
+    demo,
+    doctor,
+    explain,
+    health,
+    instruments,
+    metrics,
+    migrate,
+    portfolio,
+    server,
+    top,
+)
 from core.cli._failure import CLOSED, EXIT_CODES, INTERRUPTED, USAGE, Failure, censored, describe
 from core.cli._output import Output, OutputClosed
 
@@ -27,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: it starts faster, and reads the same in a pipe
     pretty_exceptions_enable=False,
 )
-for room in (server, demo, health, doctor, migrate, backup, instruments, config, top, explain, metrics):
+for room in (server, demo, health, doctor, migrate, backup, instruments, portfolio, config, top, explain, metrics):
     room.register(app)
 
 
