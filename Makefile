@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTRUMENTS ?=
 WORK ?=
+PART ?=
 WORKERS ?= 2
 ROUNDS ?= 30
 
@@ -47,7 +48,7 @@ test-components: $(VENV)/.dev ## those that need Debian packages
 test-debian: $(VENV)/.dev ## the tests of `make test` on Debian's PostgreSQL
 	@$(BIN)/python -m tests.cluster.debian -n $(WORKERS) -m "not component" $(ARGS)
 
-soak: $(VENV)/.dev ## kill -9 of client and server under a snapshot writer (ROUNDS=30)
+soak: $(VENV)/.dev ## kill -9 under the writer of snapshots (ROUNDS=30)
 	@PANDA_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/test_snapshot_ledger.py $(ARGS)
 
 check: $(VENV)/.dev ## ruff, pyright strict, import-linter, squawk
@@ -61,8 +62,8 @@ check: $(VENV)/.dev ## ruff, pyright strict, import-linter, squawk
 docs: $(VENV)/.dev ## docs/reference anew, from the docstrings
 	@$(BIN)/python docs/reference.py
 
-bench: $(VENV)/.bench ## this project against its peers, in one run (WORK=a,b)
-	@$(BIN)/python -m bench $(if $(WORK),--work "$(WORK)") $(ARGS)
+bench: $(VENV)/.bench ## this project against its peers (WORK=a,b), or PART=x
+	@$(BIN)/python -m bench$(if $(PART),.$(PART)) $(if $(WORK),--work "$(WORK)") $(ARGS)
 
 coverage: $(VENV)/.dev ## branch coverage of core/ by the tests
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not component" --cov --cov-report=term-missing:skip-covered $(ARGS)

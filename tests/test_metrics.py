@@ -27,6 +27,7 @@ from core.database.connection import DatabaseManager, internals
 from core.database.errors import ConfigurationError, PoolExhausted, SerializationFailure, UniqueViolation
 from core.database.metrics import DatabaseMetrics, Exporter
 from core.database.monitoring import QueryEvent
+from core.trading import instruments
 from tests.cluster.debian import DebianServer, binaries, debian_server
 from tests.cluster.proxy import fault_proxy
 
@@ -504,9 +505,11 @@ def test_the_alert_rules_are_rules(component) -> None:
 
 
 def test_the_alert_rules_speak_of_metrics_that_there_are() -> None:
-    source = "".join(path.read_text() for path in Path(metrics.__file__).parent.glob("*.py"))
+    rooms = (Path(metrics.__file__).parent, Path(instruments.__file__).parent)
+    source = "".join(path.read_text() for room in rooms for path in room.glob("*.py"))
     named = set(re.findall(rf"{PREFIX}(\w+)", ALERTS.read_text()))
     assert len(named) > 10
     for name in named:
         whole = name.removesuffix("_bucket")
-        assert f'"{whole}"' in source or f'"{whole.removeprefix("server_")}"' in source, name
+        parts = (whole, whole.removeprefix("server_"), whole.removeprefix("instrument_cache_"))
+        assert any(f'"{part}"' in source for part in parts), name
