@@ -12,7 +12,7 @@ import typer
 from core.cli._failure import USAGE, CommandError
 from core.cli._output import WIDTH, Output
 from core.cli._portfolio_print import as_json
-from core.cli._portfolio_read import End, Start, clock_of, limits
+from core.cli._portfolio_read import ZONE, End, Start, clock_of, limits
 
 if TYPE_CHECKING:
     from core.trading.portfolios import ExportReport, ImportReport
@@ -53,7 +53,7 @@ def import_(
     *,
     portfolio: Into = None,
     column: Column = None,
-    zone: FileZone = "UTC",
+    zone: FileZone = ZONE,
     time_format: TimeFormat = None,
     round: Round = False,
     skip_conflicts: Skip = False,
@@ -101,7 +101,7 @@ def export(
     portfolio: Ids = None,
     start: Start = None,
     end: End = None,
-    zone: ExportZone = "UTC",
+    zone: ExportZone = ZONE,
     force: Force = False,
 ) -> None:
     """Write snapshots into a CSV or Parquet file.

@@ -154,4 +154,3 @@ class FileIntake:
                 yield piece
             # Some tools pad the last member with zeros.
             data = unpacker.unused_data.lstrip(b"\x00")
-

@@ -155,7 +155,7 @@ class InstrumentCache:
             "connected": self.connected,
             "generation": self._generation,
             "rows": len(master.rows) if master else 0,
-            "loaded_at": master.loaded_at if master else None,
+            "loaded_at": master.loaded_at.isoformat() if master else None,
             "age": self.age if master else None,
             "verified_age": self.verified_age if master else None,
             "error": self._failure(),

@@ -267,9 +267,10 @@ def _conflict(name: str, stored: Stored) -> SnapshotConflict:
     first = stored.different_rows[0]
     fields = {field for row in stored.different_rows for field in row.fields}
     return SnapshotConflict(
-        f"{stored.different:,} rows of {name} contradict what is stored; line {first.line}: "
+        f"{stored.different:,} {'row' if stored.different == 1 else 'rows'} of {name} "
+        f"{'contradicts' if stored.different == 1 else 'contradict'} what is stored; line {first.line}: "
         f"{', '.join(first.fields)} of {first.portfolio_id} at {_shown(first.snapshot_time)}",
-        hint="Nothing was stored. Leave these rows out with on_conflict='skip' (--on-conflict skip).",
+        hint="Nothing was stored. Leave these rows out with on_conflict='skip' (--skip-conflicts).",
         differing=tuple(column for column in SNAPSHOT_COLUMNS if column in fields),
     )
 
