@@ -885,7 +885,7 @@ async def test_every_path_sums_random_amounts_exactly(manager: DatabaseManager, 
     await create(manager, *paths)
     times = [NOON + timedelta(seconds=number) for number in range(count)]
 
-    def made(portfolio_id: str) -> list[PortfolioSnapshotCreate]:
+    def made(portfolio_id: str, first: int, size: int) -> list[PortfolioSnapshotCreate]:
         zero = Decimal(0)
         return [
             PortfolioSnapshotCreate(
@@ -897,16 +897,17 @@ async def test_every_path_sums_random_amounts_exactly(manager: DatabaseManager, 
                 unrealized_pnl=zero,
                 equity=value,
             )
-            for at, value in zip(times, values, strict=True)
+            for at, value in zip(times[first : first + size], values[first : first + size], strict=True)
         ]
 
-    async with manager.transaction() as session:
-        await portfolios.record_many(session, made("records"))
-        session.add_all(PortfolioSnapshot(**one.columns()) for one in made("orm"))
+    for first in range(0, count, 20_000):
+        records, objects = made("records", first, 20_000), made("orm", first, 20_000)
+        async with manager.transaction() as session:
+            await portfolios.record_many(session, records)
+            session.add_all(PortfolioSnapshot(**one.columns()) for one in objects)
     async with portfolios.SnapshotWriter(manager) as writer:
-        waiting = made("writer")
         for first in range(0, count, 500):
-            await asyncio.gather(*(writer.write(one) for one in waiting[first : first + 500]))
+            await asyncio.gather(*(writer.write(one) for one in made("writer", first, 500)))
     frame = (await frame_of(manager, portfolio_ids="records")).with_columns(portfolio_id=pl.lit("frame"))
     async with manager.transaction() as session:
         await portfolios.record_many(session, frame)

@@ -74,6 +74,7 @@ async def test_kill_9_of_the_client_loses_and_doubles_nothing(
         finally:
             process.kill()
             process.wait()
+        print(f"client killed {turn + 1}/{ROUNDS}: {len(noted(ledger)):,} acknowledged", flush=True)
     acknowledged = noted(ledger)
     assert len(acknowledged) >= ROUNDS
     there = await judge(manager, acknowledged)
@@ -85,7 +86,7 @@ async def survive(manager: DatabaseManager, server: EmbeddedServer, ledger: Path
     stop = asyncio.Event()
     async with SnapshotWriter(manager, deadline=60) as writer:
         working = asyncio.create_task(write_on(writer, Ledger(str(ledger)), 0, stop))
-        for _ in range(ROUNDS):
+        for turn in range(ROUNDS):
             added = writer.statistics.added
             async with asyncio.timeout(60):
                 while writer.statistics.added < added + 200:
@@ -95,6 +96,7 @@ async def survive(manager: DatabaseManager, server: EmbeddedServer, ledger: Path
             pid = server.status().pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
+            print(f"server killed {turn + 1}/{ROUNDS}: {writer.statistics.added:,} added", flush=True)
         stop.set()
         await working
         return writer.statistics.retries, writer.statistics.refused

@@ -3,14 +3,15 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from core.config.options import PoolOptions, Timeouts
 from core.database.connection import DatabaseManager
@@ -24,6 +25,7 @@ from core.database.errors import (
     LockTimeout,
     ManagerNotConnected,
     PandaDatabaseError,
+    PartitionMissing,
     PermissionDenied,
     PoolExhausted,
     ServerFault,
@@ -32,10 +34,11 @@ from core.database.errors import (
     WriterOverloaded,
     WrongEventLoop,
 )
-from core.database.models import PortfolioSnapshot
+from core.database.models import Portfolio, PortfolioSnapshot
 from core.database.records import PortfolioSnapshotCreate
 from core.trading import portfolios
 from core.trading.portfolios import SnapshotWriter, _sender
+from tests.cluster.debian import DebianServer, binaries, debian_server, free_port, pgbouncer, pooled
 from tests.cluster.proxy import FaultProxy, fault_proxy
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -221,6 +224,33 @@ class TestBadRows:
         assert isinstance(other, SnapshotConflict)
         assert other.differing == ("cash", "equity")
 
+    async def test_a_key_stays_with_the_connection_that_it_has_had_alone(self, manager: DatabaseManager):
+        number = next(n for n in range(100) if hash(("p1", snapshot(n).snapshot_time)) % 2)  # else it would by chance
+        async with SnapshotWriter(manager, connections=2) as writer:
+            await writer.write(snapshot(-1))
+            async with blocked(manager):
+                lone = asyncio.create_task(writer.write(snapshot(number)))
+                await asyncio.sleep(0.05)
+                others = [asyncio.create_task(writer.write(snapshot(number, cash=Decimal(n)))) for n in range(3)]
+                await asyncio.sleep(0)
+                assert [len(sender._queue) for sender in writer._senders] == [3, 0]
+            assert await lone
+            assert {type(each) for each in await outcomes(*others)} == {SnapshotConflict}
+
+    async def test_a_lone_row_is_sent_by_its_own_caller(self, manager: DatabaseManager):
+        async with SnapshotWriter(manager) as writer:
+            await writer.write(snapshot(0))
+            for sender in writer._senders:
+                sender.put = None  # type: ignore[assignment,method-assign]
+            assert await writer.write(snapshot(1))
+            assert await writer.write(snapshot(1)) is False
+            with pytest.raises(SnapshotConflict):
+                await writer.write(snapshot(1, cash=Decimal(1)))
+            with pytest.raises(ForeignKeyViolation):
+                await writer.write(snapshot(2, "unknown"))
+            statistics = writer.statistics
+        assert (statistics.added, statistics.present, statistics.refused, statistics.batches) == (2, 1, 2, 2)
+
     async def test_positions_that_were_changed_after_the_check_are_checked_again(self, manager: DatabaseManager):
         changed = snapshot()
         changed.positions.append(changed.positions[0])
@@ -263,9 +293,11 @@ class TestCancellation:
     async def test_cancelling_one_of_a_batch_leaves_the_batch_alone(self, manager: DatabaseManager):
         async with SnapshotWriter(manager, connections=1) as writer:
             await writer.write(snapshot(0))
-            tasks = [asyncio.create_task(writer.write(snapshot(number))) for number in range(1, 9)]
             async with blocked(manager):
-                await asyncio.sleep(0.1)
+                first, *tasks = [asyncio.create_task(writer.write(snapshot(number))) for number in range(1, 10)]
+                await asyncio.sleep(0.05)
+                first.cancel()  # it went alone; now the others make up a batch, which waits as well
+                await reached(lambda: len(writer._senders[0]._on_wire) == 8)
                 tasks[0].cancel()
                 tasks[3].cancel()
                 await asyncio.sleep(0)
@@ -273,7 +305,33 @@ class TestCancellation:
             assert sum(each is True for each in found) == 6
             assert writer.statistics.retries == 0
         times = {row.snapshot_time for row in await stored(manager)}
-        assert {snapshot(number).snapshot_time for number in (2, 3, 5, 6, 7, 8)} <= times
+        assert {snapshot(number).snapshot_time for number in (3, 4, 6, 7, 8, 9)} <= times
+
+    async def test_a_caller_who_is_cancelled_while_alone_ends_the_connection_and_no_other_row(
+        self, manager: DatabaseManager
+    ):
+        async with SnapshotWriter(manager, connections=1) as writer:
+            await writer.write(snapshot(0))
+            lane = writer._senders[0].lane
+            before = lane.ready
+            async with blocked(manager):
+                lone = asyncio.create_task(writer.write(snapshot(1)))
+                await asyncio.sleep(0.05)
+                later = [asyncio.create_task(writer.write(snapshot(number))) for number in range(2, 6)]
+                await asyncio.sleep(0)
+                assert writer.statistics.pending == 5
+                lone.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await lone
+                assert before is not None
+                assert not before.usable  # what the server makes of the row is unknown: nobody may read its answer
+            assert await asyncio.gather(*later) == [True] * 4
+            assert lane.ready is not before
+            assert await writer.write(snapshot(6))
+            assert (writer.statistics.refused, writer.statistics.pending) == (0, 0)
+        assert {snapshot(n).snapshot_time for n in (0, 2, 3, 4, 5, 6)} <= {
+            one.snapshot_time for one in await stored(manager)
+        }
 
     async def test_a_storm_of_cancelled_calls_loses_no_acknowledged_row(self, manager: DatabaseManager):
         acknowledged: list[datetime] = []
@@ -378,13 +436,15 @@ class TestClosing:
         self, manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
     ):
         async def broken(*args: Any, **options: Any) -> None:
+            await asyncio.sleep(0)
             raise ZeroDivisionError
 
         async with SnapshotWriter(manager, connections=1) as writer:
             await writer.write(snapshot(0))
             monkeypatch.setattr(_sender, "insert", broken)
             async with asyncio.timeout(5):
-                found = await outcomes(*(writer.write(snapshot(number)) for number in range(1, 4)))
+                own, *found = await outcomes(*(writer.write(snapshot(number)) for number in range(1, 4)))
+                assert type(own) is ZeroDivisionError  # it went alone, in its caller's own task
                 assert {type(each) for each in found} <= {ServerFault, CommitOutcomeUnknown}
                 with pytest.raises(WriterClosed):
                     await writer.write(snapshot(9))
@@ -544,7 +604,108 @@ class TestBrokenConnections:
         assert len(await stored(manager)) == 200
 
 
+@pytest.fixture(scope="module")
+def debian(component) -> Iterator[DebianServer]:
+    component(binaries() is not None, "apt-get install postgresql")
+    component(pgbouncer() is not None, "apt-get install pgbouncer")
+    with debian_server(further={"synchronous_commit": "off"}) as server:
+        yield server
+
+
+@pytest.mark.component
+class TestBehindPgBouncer:
+    async def test_rows_are_stored_once_and_durably_while_it_is_killed_and_comes_again(self, debian: DebianServer):
+        port = free_port()
+        bouncer = pooled(debian, size=3, port=port, end=signal.SIGKILL)
+        url = await asyncio.to_thread(bouncer.__enter__)
+        timeouts = Timeouts(connect=1, probe=1)
+        try:
+            async with DatabaseManager(url, "testing", "auto", pgbouncer=True, timeouts=timeouts) as away:
+                async with away.transaction() as session:
+                    await portfolios.create(session, portfolio_id="p1", broker="paper", currency="INR", name="P")
+                async with SnapshotWriter(away) as writer:
+                    assert await writer.write(snapshot(-1))
+                    assert await writer.write(snapshot(-1)) is False
+                    (row,) = await (await writer._senders[0].lane.connect()).fetch(
+                        "SELECT current_setting('synchronous_commit')", timeout=5
+                    )
+                    assert row[0] == "on"  # where the server's own setting is off
+                    over = asyncio.Event()
+                    working = [asyncio.create_task(write_until(over, writer, number)) for number in range(8)]
+                    for _ in range(2):
+                        await reached_more(writer, 100)
+                        await asyncio.to_thread(bouncer.__exit__, None, None, None)
+                        await reached(lambda: writer.statistics.last_error is not None)
+                        bouncer = pooled(debian, size=3, port=port, end=signal.SIGKILL)
+                        await asyncio.to_thread(bouncer.__enter__)
+                    await reached_more(writer, 100)
+                    over.set()
+                    written = sum(await asyncio.gather(*working))
+                    assert (writer.statistics.refused, writer.statistics.pending) == (0, 0)
+                    assert writer.statistics.retries >= 2
+                    # alone, and it goes while the row is under way
+                    async with blocked(away):
+                        lone = asyncio.create_task(writer.write(snapshot(-2)))
+                        await asyncio.sleep(0.1)
+                        await asyncio.to_thread(bouncer.__exit__, None, None, None)
+                    bouncer = pooled(debian, size=3, port=port, end=signal.SIGKILL)
+                    await asyncio.to_thread(bouncer.__enter__)
+                    await lone
+                assert len(await stored(away)) == written + 2
+        finally:
+            await asyncio.to_thread(bouncer.__exit__, None, None, None)
+
+
+async def write_until(over: asyncio.Event, writer: SnapshotWriter, number: int) -> int:
+    step = 0
+    while not over.is_set():
+        await writer.write(snapshot(number * 10_000 + step))
+        step += 1
+    return step
+
+
+async def reached_more(writer: SnapshotWriter, rows: int) -> None:
+    goal = writer.statistics.added + rows
+    await reached(lambda: writer.statistics.added >= goal, 20)
+
+
 class TestRecord:
+    async def test_one_statement_stores_a_row_of_a_month_that_is_there(self, manager: DatabaseManager):
+        seen: list[str] = []
+        async with manager.transaction() as session:
+            assert await portfolios.record(session, snapshot())
+            sync = (await session.connection()).sync_connection
+            assert sync is not None
+            event.listen(sync, "before_cursor_execute", lambda *given: seen.append(given[2]))
+            assert await portfolios.record(session, snapshot(1))
+        assert len(seen) == 1
+        assert seen[0].startswith("INSERT INTO portfolio_snapshots")
+
+    async def test_a_month_without_its_partition_is_made_in_the_callers_transaction(self, manager: DatabaseManager):
+        later = snapshot(snapshot_time=datetime(2034, 2, 28, 23, tzinfo=UTC))
+        async with manager.get_session() as one:
+            assert await portfolios.record(one, snapshot())
+            assert await portfolios.record(one, later)
+            assert await portfolios.record(one, later) is False
+            await one.rollback()
+        assert await stored(manager) == []
+        async with manager.get_session() as one:
+            assert await one.scalar(text("SELECT to_regclass('portfolio_snapshots_y2034m02')")) is None
+
+    async def test_a_detached_partition_is_told_and_the_transaction_goes_on(self, manager: DatabaseManager):
+        await portfolios.ensure_partitions(manager, NOON, datetime(2026, 12, 1, tzinfo=UTC))
+        await execute(manager, "ALTER TABLE portfolio_snapshots DETACH PARTITION portfolio_snapshots_y2026m12")
+        async with manager.transaction() as session:
+            with pytest.raises(PartitionMissing, match="detached"):
+                await portfolios.record(session, snapshot(snapshot_time=datetime(2026, 12, 5, tzinfo=UTC)))
+            assert await portfolios.record(session, snapshot())
+        assert len(await stored(manager)) == 1
+
+    async def test_a_portfolio_that_waits_to_be_flushed_is_there_for_its_snapshot(self, manager: DatabaseManager):
+        async with manager.transaction() as session:
+            session.add(Portfolio(portfolio_id="p9", broker="paper", currency="INR", name="Later"))
+            assert await portfolios.record(session, snapshot(0, "p9"))
+
     async def test_the_same_snapshot_twice_is_one_row(self, manager: DatabaseManager):
         async with manager.transaction() as session:
             assert await portfolios.record(session, snapshot())

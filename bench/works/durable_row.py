@@ -197,10 +197,15 @@ async def timed_direct(target: Target) -> AsyncGenerator[SelfTimed]:
     try:
         async with table(target) as judge:
 
-            async def write(row: tuple[Any, ...]) -> None:
-                expect(await connection.execute(_INSERT, *row), "INSERT 0 1")
+            async def write(one: Any) -> None:  # from the record that the writer is given, as one would by hand
+                amounts = (one.cash, one.realized_pnl, one.unrealized_pnl, one.total_pnl, one.equity)
+                position = one.positions.model_dump_json()
+                status = await connection.execute(
+                    _INSERT, one.portfolio_id, one.snapshot_time, one.broker, position, *amounts
+                )
+                expect(status, "INSERT 0 1")
 
-            yield _timed(judge, write, tasks=1)
+            yield _timed(judge, write, tasks=1, records=True)
     finally:
         await connection.close()
 

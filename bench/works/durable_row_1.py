@@ -1,4 +1,8 @@
-"""One snapshot and its commit, with nobody else about: what the snapshot writer costs where it has nothing to gain."""
+"""One snapshot and its commit, with nobody else about: what the snapshot writer costs where it has nothing to gain.
+
+Both start from the same validated record and leave the same row. The plain insert dumps the position and hands over the
+amounts as they are; it neither looks for the row, nor for the month, nor checks that the positions still agree with equity.
+"""
 
 from functools import partial
 

@@ -101,9 +101,11 @@ def debian_server(*, tls: bool = True, further: Mapping[str, str] | None = None)
 
 
 @contextlib.contextmanager
-def pooled(server: DebianServer, *, size: int = 5) -> Generator[str]:
-    """The URL of a PgBouncer in transaction mode before the server, with `size` server connections."""
-    port = free_port()
+def pooled(
+    server: DebianServer, *, size: int = 5, port: int | None = None, end: signal.Signals = signal.SIGINT
+) -> Generator[str]:
+    """The URL of a PgBouncer in transaction mode before the server, with `size` server connections; ended by `end`."""
+    port = port or free_port()
     folder = server.folder
     (folder / "users.txt").write_text(f'"panda" "{PASSWORD}"\n')
     (folder / "bouncer.ini").write_text(
@@ -120,7 +122,7 @@ def pooled(server: DebianServer, *, size: int = 5) -> Generator[str]:
         _await_port(port)
         yield server.url().replace(f":{server.port}", f":{port}") + "?sslmode=disable"
     finally:
-        _end(process, signal.SIGINT)
+        _end(process, end)
 
 
 def free_port() -> int:

@@ -40,7 +40,7 @@ _SKIP: Final = "ON CONFLICT (portfolio_id, snapshot_time) DO NOTHING"
 _ONE: Final = (
     f"INSERT INTO portfolio_snapshots ({_COLUMNS}) VALUES ("  # noqa: S608 - names of our own, here and below
     + ", ".join(cast.format(f"${n}::{kind}") for n, (kind, cast) in enumerate(_SENT.values(), start=1))
-    + f") {_SKIP} RETURNING portfolio_id, snapshot_time"
+    + f") {_SKIP} RETURNING true"
 )
 
 # A row of a portfolio that is not there, or not with that broker, is left out by the join instead of failing the others.
@@ -112,10 +112,9 @@ async def insert(connection: CommittingConnection, rows: Sequence[Row], *, timeo
     there already or because they are of no portfolio. Raises as `fetch`: then none is stored, or that is unknown.
     """
     if len(rows) == 1:
-        added = await connection.fetch(_ONE, *rows[0].values, timeout=timeout)
-    else:
-        columns = zip(*(row.values for row in rows), strict=True)
-        added = await connection.fetch(_MANY, *columns, timeout=timeout)
+        return [] if await connection.fetch(_ONE, *rows[0].values, timeout=timeout) else [rows[0]]
+    columns = zip(*(row.values for row in rows), strict=True)
+    added = await connection.fetch(_MANY, *columns, timeout=timeout)
     if len(added) == len(rows):
         return []
     keys = {tuple(key) for key in added}

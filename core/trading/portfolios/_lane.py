@@ -10,6 +10,7 @@ from core.database.connection import DatabaseManager
 from core.database.driver import CommittingConnection
 from core.database.errors import (
     CommitOutcomeUnknown,
+    ConnectionLost,
     LockTimeout,
     PandaDatabaseError,
     PoolExhausted,
@@ -46,19 +47,26 @@ class Lane:
         self.limit = _LIMIT
         """Seconds that one statement is given by the client."""
 
+    @property
+    def ready(self) -> CommittingConnection | None:
+        """The connection, if there is one that lives."""
+        return self._connection if self._connection is not None and self._connection.usable else None
+
     async def connect(self) -> CommittingConnection:
         """The connection, made if there is none that lives. Raises `PandaDatabaseError`s, translated."""
-        if self._connection is not None and self._connection.usable:
-            return self._connection
+        if (ready := self.ready) is not None:
+            return ready
         await self.release()
         engine = self._manager.engine
         pooler = bool(engine.get_execution_options().get("pgbouncer"))
         connection = await _opened(self._manager)
         try:
             taken = await CommittingConnection.of(connection, timeout=self.limit, pooler=pooler)
+        except CommitOutcomeUnknown as error:  # of the setting alone: no row has been sent
+            await _given_up(connection)
+            raise ConnectionLost("the connection was lost before a row was sent") from error
         except BaseException:  # cancellation too: the pool gets its place back
-            await connection.invalidate()
-            await connection.close()
+            await _given_up(connection)
             raise
         self._connection = taken
         return taken
@@ -74,6 +82,11 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.discard()
+
+
+async def _given_up(connection: AsyncConnection) -> None:
+    await connection.invalidate()
+    await connection.close()
 
 
 async def _opened(manager: DatabaseManager) -> AsyncConnection:

@@ -22,6 +22,8 @@ from core.trading.portfolios._lane import Lane, is_passing, pause_after
 _LARGEST = (
     4_000_000  # characters of positions in one batch, so that its statement stays small beside the server's memory
 )
+_ENDED = "the snapshot writer ended while it stored the row"
+_NOT_REACHED = "the snapshot writer was closed before it came to this row"
 _AGAIN = "Write the same snapshot again: a key is stored once, whatever became of this attempt."
 
 _log = get_logger()
@@ -45,12 +47,83 @@ class Sender:
         self._batch: Sequence[Row] = ()
         self._on_wire: Sequence[Row] = ()
         self._failures = 0
+        self._sending = False
+        self._lent = False
+        self._over = False
         self._alarm: asyncio.TimerHandle | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting or on its way, and there is a connection to send the next row on."""
+        return not (self._lent or self._sending or self._queue or self._over) and self.lane.ready is not None
+
+    async def alone(self, row: Row) -> bool:
+        """Send a row from its caller's own task, when the sender is `idle`: nobody needs to be woken for it.
+
+        Who comes meanwhile is queued. A row that is to be tried again is queued too, before them. A caller who is cancelled
+        ends the connection and no other row.
+        """
+        self._lent = True
+        try:
+            found = await self._try(row)
+        finally:
+            self._lent = False
+            if self._queue:
+                self.news.set()
+        if found is not None:
+            return found
+        self._queue_first(row)
+        return await row.future
+
+    async def _try(self, row: Row) -> bool | None:
+        """Whether it was added, or None if it is to be tried again. Raises what is its caller's."""
+        connection = self.lane.ready
+        timeout = min(self.lane.limit, row.due - row.future.get_loop().time())
+        if connection is None or timeout <= 0:
+            return None
+        try:
+            if not await insert(connection, (row,), timeout=timeout):
+                self.counts["batches"] += 1
+                self.counts["added"] += 1
+                self._failures, self.trouble = 0, None
+                return True
+            (reason,) = await look_up(connection, (row,), timeout=timeout)
+        except PandaDatabaseError as error:
+            reason = error
+        if reason is None:
+            self.counts["present"] += 1
+            return False
+        self.last_error = type(reason).__name__
+        row.in_doubt = isinstance(reason, CommitOutcomeUnknown)
+        if not is_passing(reason):
+            raise reason
+        if self._over or row.due <= row.future.get_loop().time():
+            raise self._unanswered_error(row, reason) from reason
+        self._note(reason, 1)
+        await self.lane.recover(reason)
+        return None
+
+    def _unanswered_error(self, row: Row, reason: PandaDatabaseError) -> PandaDatabaseError:
+        if row.in_doubt:
+            return CommitOutcomeUnknown(reason.message, hint=_AGAIN)
+        return WriterClosed(_NOT_REACHED) if self._over else never_sent(reason)
+
     def put(self, row: Row) -> None:
+        self._queue.append(row)
+        self._announce(row)
+
+    def _queue_first(self, row: Row) -> None:
+        if self._over:
+            raise CommitOutcomeUnknown(_ENDED, hint=_AGAIN) if row.in_doubt else WriterClosed(_NOT_REACHED)
+        self._queue.appendleft(row)
+        self._announce(row)
+
+    def _announce(self, row: Row) -> None:
+        if self._alarm is not None and self._alarm.when() > row.due:
+            self._alarm.cancel()
+            self._alarm = None
         if self._alarm is None:
             self._alarm = row.future.get_loop().call_at(row.due, self._expire)
-        self._queue.append(row)
         self.news.set()
 
     def withdraw(self, row: Row) -> None:
@@ -62,12 +135,14 @@ class Sender:
         """Until no more rows are wanted."""
         try:
             while self._wanted():
-                if not self._queue:
+                if self._lent or not self._queue:
                     self.news.clear()
                     await self.news.wait()
                     continue
                 self._batch = self._take()
+                self._sending = True
                 await self._send(self._batch)
+                self._sending = False
                 self._batch = ()
                 # Those just answered write their next rows first, and so share the next batch.
                 await asyncio.sleep(0)
@@ -76,6 +151,7 @@ class Sender:
 
     def ended(self, run: "asyncio.Task[None]") -> None:
         """Nobody is left waiting, whatever ended the run."""
+        self._over = True
         if self._alarm is not None:
             self._alarm.cancel()
         fault = None if run.cancelled() else run.exception()
@@ -84,12 +160,12 @@ class Sender:
             _log.error("snapshot writer failed", error=self.last_error)
         for row in (*self._batch, *self._queue):
             if self._in_doubt(row):
-                error = CommitOutcomeUnknown("the snapshot writer ended while it stored the row", hint=_AGAIN)
+                error = CommitOutcomeUnknown(_ENDED, hint=_AGAIN)
                 _refuse(row, error, cause=fault)
             elif fault is not None:
                 _refuse(row, ServerFault(f"the snapshot writer failed ({type(fault).__name__})"), cause=fault)
             else:
-                _refuse(row, WriterClosed("the snapshot writer was closed before it came to this row"))
+                _refuse(row, WriterClosed(_NOT_REACHED))
         self._queue.clear()
         self._batch = self._on_wire = ()
 
@@ -171,15 +247,18 @@ class Sender:
 
     async def _again(self, rows: Sequence[Row], error: PandaDatabaseError) -> None:
         """Put rows back to the front of the queue, and wait a little."""
-        self.trouble = error
-        self._failures += 1
-        self.counts["retries"] += 1
-        if self._failures == 1:
-            _log.warning("snapshot writer tries again", error=type(error).__name__, rows=len(rows))
+        self._note(error, len(rows))
         self._queue.extendleft(reversed(rows))
         self._batch = ()
         await self.lane.recover(error)
         await asyncio.sleep(pause_after(self._failures))
+
+    def _note(self, error: PandaDatabaseError, rows: int) -> None:
+        self.trouble = error
+        self._failures += 1
+        self.counts["retries"] += 1
+        if self._failures == 1:
+            _log.warning("snapshot writer tries again", error=type(error).__name__, rows=rows)
 
     def _expire(self) -> None:
         """Answer those whose time is up, and come again for the next."""

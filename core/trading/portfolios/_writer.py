@@ -85,6 +85,7 @@ class SnapshotWriter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
+        self._lone: object = None
         self._pending = 0
         self._refused = 0
 
@@ -130,8 +131,9 @@ class SnapshotWriter:
         connection's error or `WriterOverloaded` (not sent: nothing is stored). `WriterClosed` and the manager's own errors at
         once.
 
-        The row of a cancelled call is not stored if no batch has taken it, else whole or not at all; no other row is touched by
-        that. Calls with the same key are served in their order.
+        The row of a cancelled call is not stored if it was not sent, else whole or not at all; no other row is touched by that.
+        Calls with the same key are served in their order. After an answer that was lost, a row that this very call has stored
+        may be found there by it: False then too.
         """
         loop = self._check()
         self._pending += 1
@@ -218,13 +220,18 @@ class SnapshotWriter:
             raise never_sent(trouble) from trouble
 
     async def _answered(self, row: Row) -> bool:
-        # By key, so that the second row of a key comes after the first. Alone it need not change connections.
-        place = hash(row.key) % len(self._senders) if self._pending > 1 else 0
+        # By key, so that the second row of a key comes after the first. Alone it need not change connections; while others
+        # are about, its key stays with the connection that it was given when it was alone.
+        if self._pending == 1:
+            self._lone = row.key
+        place = 0 if row.key == self._lone else hash(row.key) % len(self._senders)
         sender = self._senders[place]
         if self._tasks[place].done():
             raise WriterClosed("the snapshot writer was closed before it came to this row")
-        sender.put(row)
         try:
+            if self._pending == 1 and sender.idle:
+                return await sender.alone(row)
+            sender.put(row)
             return await row.future
         except asyncio.CancelledError:
             sender.withdraw(row)

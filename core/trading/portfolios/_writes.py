@@ -7,13 +7,12 @@ from typing import Any, Final
 import polars as pl
 from pydantic import ValidationError
 from sqlalchemy import select, text
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.options import Timeouts
 from core.database import bulk
 from core.database.errors import SerializationFailure
-from core.database.models import Portfolio, PortfolioSnapshot
+from core.database.models import Portfolio, PortfolioSnapshot, snapshot_partition_name
 from core.database.records import PortfolioCreate, PortfolioSnapshotCreate
 from core.database.types import invalid_input
 from core.trading.portfolios._batch import COMPARED, conflict, stored_positions
@@ -21,6 +20,22 @@ from core.trading.portfolios._frames import SNAPSHOT_COLUMNS, STAGED, checked_fr
 from core.trading.portfolios._partitions import ensure_partitions
 
 _TABLE: Final[Any] = PortfolioSnapshot.__table__
+_AMOUNTS: Final = ("cash", "realized_pnl", "unrealized_pnl", "total_pnl", "equity")
+_INTO: Final = (
+    f"INSERT INTO portfolio_snapshots (portfolio_id, snapshot_time, broker, positions, {', '.join(_AMOUNTS)})"
+    " SELECT CAST(:portfolio_id AS text), CAST(:snapshot_time AS timestamptz), CAST(:broker AS text),"
+    " CAST(CAST(:positions AS text) AS jsonb), "
+    + ", ".join(f"CAST(CAST(:{name} AS text) AS numeric)" for name in _AMOUNTS)
+)
+_NEW: Final = " ON CONFLICT (portfolio_id, snapshot_time) DO NOTHING RETURNING true"
+# Where the month has its partition there is no need to look for it beforehand; where it has none, to try would abort the
+# caller's transaction.
+_WHERE_THERE_IS_ROOM: Final = (
+    " WHERE EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(:partition)"
+    " AND inhparent = 'portfolio_snapshots'::regclass AND NOT inhdetachpending)"
+)
+_INSERT: Final = text(_INTO + _NEW)
+_INSERT_IF_ROOM: Final = text(_INTO + _WHERE_THERE_IS_ROOM + _NEW)
 
 
 async def create(
@@ -52,21 +67,40 @@ async def record(session: AsyncSession, snapshot: PortfolioSnapshotCreate) -> bo
     its list of positions was changed so that equity no longer agrees.
     """
     snapshot.check_equity()
-    await ensure_partitions(session, snapshot.snapshot_time, snapshot.snapshot_time)
-    skip = insert(PortfolioSnapshot).on_conflict_do_nothing(index_elements=_TABLE.primary_key.columns)
-    added = await session.scalar(skip.values(**snapshot.columns()).returning(_TABLE.c.broker))
-    if added is not None:
+    values = _columns(snapshot)
+    partition = snapshot_partition_name(snapshot.snapshot_time)
+    if await session.scalar(_INSERT_IF_ROOM, values | {"partition": partition}):
         return True
-    key = (_TABLE.c.portfolio_id == snapshot.portfolio_id, _TABLE.c.snapshot_time == snapshot.snapshot_time)
-    stored = (
-        (await session.execute(select(*(_TABLE.c[name] for name in COMPARED)).where(*key))).mappings().one_or_none()
-    )
+    stored = await _stored(session, snapshot)
+    if stored is None:
+        await ensure_partitions(session, snapshot.snapshot_time, snapshot.snapshot_time)
+        if await session.scalar(_INSERT, values):
+            return True
+        stored = await _stored(session, snapshot)
     if stored is None:
         raise SerializationFailure("the row was removed while it was written", table=_TABLE.name)
-    different = conflict(snapshot, dict(stored))
+    different = conflict(snapshot, stored)
     if different is not None:
         raise different
     return False
+
+
+def _columns(snapshot: PortfolioSnapshotCreate) -> dict[str, Any]:
+    """Amounts as text, which is the quickest to encode and as exact."""
+    return {
+        "portfolio_id": snapshot.portfolio_id,
+        "snapshot_time": snapshot.snapshot_time,
+        "broker": snapshot.broker,
+        "positions": stored_positions(snapshot.positions),
+        **{name: str(getattr(snapshot, name)) for name in _AMOUNTS},
+    }
+
+
+async def _stored(session: AsyncSession, snapshot: PortfolioSnapshotCreate) -> dict[str, Any] | None:
+    key = (_TABLE.c.portfolio_id == snapshot.portfolio_id, _TABLE.c.snapshot_time == snapshot.snapshot_time)
+    found = await session.execute(select(*(_TABLE.c[name] for name in COMPARED)).where(*key))
+    row = found.mappings().one_or_none()
+    return None if row is None else dict(row)
 
 
 async def record_many(
