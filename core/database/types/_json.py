@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from json.encoder import encode_basestring
 from math import isfinite
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 
 from pydantic import BaseModel
 
@@ -61,7 +61,9 @@ def strict_json_loads(text: str | bytes) -> Any:
     `MAX_JSON_DEPTH` levels.
     """
     try:
-        value = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+        value = _DECODER.decode(
+            text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        )
     except RecursionError:
         raise InvalidInput(_too_deep().reason) from None
     except (ValueError, ArithmeticError):
@@ -86,6 +88,10 @@ def checked_json(value: object) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
+"""Made once: `json.loads` makes one for each document, which for a small one costs more than reading it."""
 
 
 def _too_deep() -> _Refused:
