@@ -17,6 +17,7 @@ from bench.works import (
     search,
     session,
     session_64,
+    session_broker,
 )
 
 __all__ = ["WORKS", "chosen"]
@@ -24,6 +25,7 @@ __all__ = ["WORKS", "chosen"]
 WORKS: tuple[Work, ...] = (
     session.WORK,
     session_64.WORK,
+    session_broker.WORK,
     lookup.WORK,
     load.WORK,
     reload.WORK,

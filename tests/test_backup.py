@@ -724,10 +724,11 @@ async def test_tables_that_may_not_be_read_are_named(filled: str, tmp_path: Path
 async def test_rows_that_a_policy_hides_are_never_left_out_silently(filled: str, another: str, tmp_path: Path) -> None:
     await execute(
         filled,
-        "ALTER TABLE portfolios ENABLE ROW LEVEL SECURITY; ALTER TABLE portfolios FORCE ROW LEVEL SECURITY;"
-        "CREATE POLICY few ON portfolios USING (portfolio_id = 'p1')",
+        "ALTER TABLE strategies ENABLE ROW LEVEL SECURITY; ALTER TABLE strategies FORCE ROW LEVEL SECURITY;"
+        "CREATE POLICY few ON strategies USING (strategy_id = 's1');"
+        "CREATE POLICY fewer ON portfolios AS RESTRICTIVE USING (portfolio_id = 'p1')",
     )
-    with pytest.raises(PermissionDenied, match=r"policies may hide rows of public.portfolios"):
+    with pytest.raises(PermissionDenied, match=r"policies may hide rows of public.portfolios, public.strategies"):
         await backup(filled, tmp_path / "b")
     report = await backup(superuser(filled), tmp_path / "b")
     await restore(another, report.file)  # though the policy is forced on its owner once it is there

@@ -179,8 +179,8 @@ class TestSessions:
 
 class TestReadOnly:
     async def test_a_write_is_a_typed_refusal(self, manager: DatabaseManager) -> None:
-        for options in ({}, {"consistent": True}):
-            async with manager.get_session(read_only=True, **options) as session:
+        for consistent in (False, True):
+            async with manager.get_session(read_only=True, consistent=consistent) as session:
                 with pytest.raises(ReadOnlyViolation):
                     await session.execute(INSERT, {"name": "a"})
         async with manager.get_session() as session:

@@ -570,7 +570,9 @@ async def run_by_hand(url: str, sql: str) -> None:
     """As psql does: statement by statement."""
     connection = await asyncpg.connect(url)
     try:
-        for statement in re.split(r";\s*\n", sql):
+        bodies = re.split(r"(\$\$.*?\$\$)", sql, flags=re.DOTALL)  # what is between $$ holds semicolons of its own
+        whole = "".join(part if number % 2 else part.replace(";\n", "\0") for number, part in enumerate(bodies))
+        for statement in whole.split("\0"):
             if statement.strip():
                 await connection.execute(statement)
     finally:

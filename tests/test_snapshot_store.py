@@ -33,6 +33,10 @@ from core.trading.portfolios._partitions import months_from
 
 JANUARY = date(2020, 1, 1)
 START = datetime(2020, 1, 1, tzinfo=UTC)
+OUR_LOCKS = (
+    "FROM pg_locks WHERE locktype = 'advisory'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 HOUR = timedelta(hours=1)
 
 
@@ -334,7 +338,7 @@ async def test_a_connection_lost_in_the_middle_is_finished_by_the_next_run(manag
         await asyncio.sleep(0.5)
         await run(
             manager,
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+            f"SELECT pg_terminate_backend(pid) {OUR_LOCKS} AND pid <> pg_backend_pid()"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
         )
         with pytest.raises(PandaDatabaseError):
@@ -387,7 +391,7 @@ async def test_one_prunes_or_downsamples_at_a_time_and_gives_the_connection_up(m
     await running
     async with manager.get_session() as session:
         assert await session.scalar(text("SHOW statement_timeout")) == "5s"
-        assert not await session.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+        assert not await session.scalar(text(f"SELECT count(*) {OUR_LOCKS}"))
 
 
 async def test_a_pool_of_one_connection_is_enough(database_url: str):

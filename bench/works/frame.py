@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import date
 
-from bench import panda, peers
+from bench import master, panda, peers
 from bench.measure import Entrant, Goal, Unit, Work, expect
 from bench.server import Target
 
@@ -34,9 +34,9 @@ async def _fill(target: Target) -> None:
         strike, expiry = 100 + n % 900 * 50, date(2030, 1 + n % 12, 1 + n % 28)
         text.write(f"{n},{n},U{n % 200}X{n}CE,U{n % 200},0.0,{expiry},{strike},0.05,{25 + n % 50},CE,NFO-OPT,NFO\n")
     await panda.migrate(target)
-    async with panda.opened_manager(target) as manager:
-        # Another work may have filled the master before.
-        await instruments.load(manager, text.getvalue().encode(), trading_date=date(2029, 12, 3), allow_shrink=True)
+    async with master.connected(target) as connection, panda.opened_manager(target) as manager:
+        await master.truncate(connection)
+        await instruments.load(manager, text.getvalue().encode(), trading_date=date(2029, 12, 3))
 
 
 @asynccontextmanager

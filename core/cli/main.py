@@ -19,6 +19,7 @@ from core.cli import (
     metrics,
     migrate,
     portfolio,
+    roles,
     server,
     top,
 )
@@ -40,7 +41,21 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: it starts faster, and reads the same in a pipe
     pretty_exceptions_enable=False,
 )
-for room in (server, demo, health, doctor, migrate, backup, instruments, portfolio, config, top, explain, metrics):
+for room in (
+    server,
+    demo,
+    health,
+    doctor,
+    migrate,
+    roles,
+    backup,
+    instruments,
+    portfolio,
+    config,
+    top,
+    explain,
+    metrics,
+):
     room.register(app)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from bench import master
 from bench.measure import expect
 from bench.server import Target
 
@@ -78,6 +79,7 @@ async def fill_master(target: Target) -> None:
     """The same instruments in the instrument master, which must be there; for the cache reads nothing else."""
     connection = await asyncpg.connect(**target.keywords)
     try:
+        await master.truncate(connection)
         await connection.execute(_MASTER)
     finally:
         await connection.close()

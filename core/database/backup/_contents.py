@@ -12,7 +12,7 @@ from core.database.errors import translate
 
 _HALF = 2**64
 
-# What a row's text depends on. row_security: an error instead of rows left out.
+# What a row's text depends on. Who backs up is bound by no policy, or by those alone that hide nothing: refuse_unreadable.
 _SETTINGS = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
@@ -22,7 +22,7 @@ _SETTINGS = {
     "xmlbinary": "base64",
     "lc_monetary": "C",
     "search_path": "pg_catalog",
-    "row_security": "off",
+    "row_security": "on",
     "statement_timeout": "0",
     "jit": "off",
 }
@@ -84,9 +84,12 @@ async def compare(left: AsyncEngine, right: AsyncEngine) -> tuple[str, ...]:
 
 
 async def contents_of(engine: AsyncEngine) -> Contents:
-    """`read_contents` in a transaction of its own."""
+    """`read_contents` in a transaction of its own. Raises `PermissionDenied` where policies may hide rows."""
+    from core.database.backup._objects import refuse_unreadable  # late: it takes its schemas from here
+
     snapshot = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     async with snapshot.connect() as connection:
+        await refuse_unreadable(connection, role=str(engine.url.username or "the login"))
         return await read_contents(connection)
 
 

@@ -192,6 +192,7 @@ async def _dump(source: Target, tools: Tools, snapshot: str, part: PartFile, say
     command = (
         tools.pg_dump, "--format=custom", "--no-password", "--encoding=UTF8", "--verbose", f"--snapshot={snapshot}",
         f"--lock-wait-timeout={wait}", "--no-publications", "--no-subscriptions",
+        "--enable-row-security",  # the owner is bound by policies too, by one that lets it see all
     )  # fmt: skip
     with source.client_environment() as environment:
         async with running(command, environment=environment, on_line=line) as output:

@@ -9,14 +9,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.database.backup._contents import NOT_OF_EXTENSION, USER_SCHEMAS
 from core.database.errors import PermissionDenied
+from core.database.models import RESTRICTED_ROLE
 
 _SHOWN = 8  # names in a message
 _LOOKS = 5  # at which tables there are, until that has not changed while they were locked
 
-_RIGHTS = text(f"""
+_RIGHTS = text(rf"""
     SELECT format('%I.%I', s.nspname, c.relname) AS name, has_schema_privilege(s.oid, 'USAGE') AND CASE c.relkind
         WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT') ELSE has_table_privilege(c.oid, 'SELECT') END AS readable,
-        c.relrowsecurity AND row_security_active(c.oid) AS filtered
+        c.relrowsecurity AND row_security_active(c.oid) AND NOT (current_user <> '{RESTRICTED_ROLE}' AND (
+            SELECT bool_and(p.polpermissive) AND bool_or(p.polcmd = '*' AND p.polroles = '{{0}}'
+                AND pg_get_expr(p.polqual, p.polrelid) ~ '^(public\.)?panda_sees_all\(\)$')
+            FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid) IS TRUE) AS filtered
     FROM pg_catalog.pg_class c JOIN ({USER_SCHEMAS}) s ON s.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'm', 'S') AND c.relpersistence <> 't' AND {NOT_OF_EXTENSION}
 """)  # noqa: S608 - constants

@@ -22,7 +22,7 @@ from core.database.backup._tools import Tools, find_tools
 from core.database.driver import raw_connection
 from core.database.engine import EngineOptions
 from core.database.errors import BackupDiffers, BackupRefused, PandaDatabaseError, translate
-from core.database.models import Base
+from core.database.models import MAKE_RESTRICTED_ROLE, RESTRICTED_ROLE, Base
 
 _NO_LIMIT = text("SELECT set_config('statement_timeout', '0', true)")
 _STAMP = "public.alembic_version"
@@ -198,6 +198,9 @@ async def _replace_all(
 
 async def _refuse_missing_roles(connection: AsyncConnection, manifest: Manifest) -> None:
     missing = await missing_roles(connection, manifest.roles)
+    if RESTRICTED_ROLE in missing:
+        await connection.exec_driver_sql(MAKE_RESTRICTED_ROLE)
+        missing = await missing_roles(connection, manifest.roles)
     if missing:
         raise BackupRefused(
             f"policies or privileges in the backup name roles that this server does not have: {', '.join(missing)}",

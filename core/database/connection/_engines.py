@@ -8,8 +8,10 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.database.connection._fork import abandon_pool
-from core.database.engine import DatabaseUrl, EngineOptions, build_engine
+from core.database.engine import BROKER, DatabaseUrl, EngineOptions, build_engine
 from core.database.monitoring import QueryMonitor, get_logger
+
+_MOST_VARIANTS = 200
 
 _log = get_logger()
 
@@ -27,20 +29,24 @@ class Engines:
     ) -> None:
         self._build = functools.partial(build_engine, url, options, monitor=monitor, recover=recover)
         self.writer = self._build()
-        self._variants: dict[tuple[bool, str | None], AsyncEngine] = {(False, None): self.writer}
+        self._variants: dict[tuple[bool, str | None, str | None], AsyncEngine] = {(False, None, None): self.writer}
 
     @functools.cached_property
     def reader(self) -> AsyncEngine:
         """Made when first asked for: an engine takes a millisecond, and a start counts them."""
         return self._build(read_only=True)
 
-    def variant(self, *, read_only: bool, isolation_level: str | None) -> AsyncEngine:
-        """The read-write pool, whose transactions begin READ ONLY or with the isolation level."""
-        key = (read_only, isolation_level)
+    def variant(self, *, read_only: bool, isolation_level: str | None = None, broker: str | None = None) -> AsyncEngine:
+        """The read-write pool, whose transactions begin READ ONLY, with the isolation level or as the broker."""
+        key = (read_only, isolation_level, broker)
         if key not in self._variants:
             options: dict[str, Any] = {"postgresql_readonly": True} if read_only else {}
             if isolation_level is not None:
                 options["isolation_level"] = isolation_level
+            if broker is not None:
+                options[BROKER] = broker
+            if len(self._variants) >= _MOST_VARIANTS:  # a caller that makes up brokers must not fill the memory
+                return self.writer.execution_options(**options)
             self._variants[key] = self.writer.execution_options(**options)
         return self._variants[key]
 

@@ -18,11 +18,12 @@ from core.config.options import (
     TlsOptions,
 )
 from core.database import embedded, schema
+from core.database.connection._broker import checked_broker
 from core.database.connection._engines import Engines
 from core.database.connection._fork import forget_after_fork
 from core.database.connection._session import SavepointScope, SessionScope, TransactionScope, caller_of
 from core.database.connection._startup import checked_mode, reach, until_ready
-from core.database.engine import DatabaseUrl, EngineOptions, tls_mode
+from core.database.engine import DatabaseUrl, EngineOptions, refuse_guessed, tls_mode
 from core.database.errors import (
     ConfigurationError,
     ForkedProcess,
@@ -87,6 +88,7 @@ class DatabaseManager:
         self._url = DatabaseUrl.parse(db_url) if self._server is None else None
         if self._url is not None:
             tls_mode(self._url, self._options.tls, self._environment)
+            refuse_guessed(self._url, self._environment)
         self._engines: Engines | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._warnings: list[str] = []
@@ -181,15 +183,19 @@ class DatabaseManager:
         await self.close()
 
     def get_session(
-        self, *, read_only: bool = False, consistent: bool = False
+        self, *, read_only: bool = False, consistent: bool = False, broker: str | None = None
     ) -> AbstractAsyncContextManager[AsyncSession]:
         """A session; the caller commits, and leaving without commit rolls back.
 
         `read_only` takes the pool for single reads: one round trip a statement, each on a snapshot of its own; a
         write raises `ReadOnlyViolation`. With `consistent` (and always behind PgBouncer) a read-only session is one
         READ ONLY transaction instead. Raises `PoolExhausted`, `ConnectionFailed`, `SessionMisuse`.
+
+        With `broker` it works under the restricted role: of trading sessions, portfolios and snapshots it sees and writes
+        the broker's rows and no others, always in a transaction. Raises `InvalidInput` for what is no broker's name and,
+        with its first statement, `IsolationUnavailable` where the role cannot be taken.
         """
-        return self._scope(read_only=read_only, consistent=consistent, caller=caller_of(1))
+        return self._scope(read_only=read_only, consistent=consistent, broker=broker, caller=caller_of(1))
 
     def transaction(
         self,
@@ -197,17 +203,24 @@ class DatabaseManager:
         session: AsyncSession | None = None,
         isolation_level: IsolationLevel | None = None,
         read_only: bool = False,
+        broker: str | None = None,
     ) -> AbstractAsyncContextManager[AsyncSession]:
         """A transaction of its own session: commits on success, rolls back on any exception.
 
         With `session` it is a savepoint of that session's transaction instead and nothing is committed. `read_only`
-        with `isolation_level="REPEATABLE READ"` gives several reads on one snapshot.
+        with `isolation_level="REPEATABLE READ"` gives several reads on one snapshot. `broker` is that of `get_session`.
         """
         if session is not None:
-            if isolation_level or read_only:
-                raise ConfigurationError("a savepoint takes the isolation level of its transaction")
+            if isolation_level or read_only or broker is not None:
+                raise ConfigurationError("a savepoint takes the isolation level and the broker of its transaction")
             return SavepointScope(session)
-        scope = self._scope(read_only=read_only, consistent=True, isolation_level=isolation_level, caller=caller_of(1))
+        scope = self._scope(
+            read_only=read_only,
+            consistent=True,
+            isolation_level=isolation_level,
+            broker=broker,
+            caller=caller_of(1),
+        )
         return TransactionScope(scope)
 
     async def run_transaction(
@@ -216,6 +229,7 @@ class DatabaseManager:
         *,
         isolation_level: IsolationLevel | None = None,
         max_attempts: int | None = None,
+        broker: str | None = None,
     ) -> T:
         """Await `work(session)` in a transaction, again in a fresh one after errors that are safe to retry.
 
@@ -224,7 +238,7 @@ class DatabaseManager:
         """
         self._check()
         return await run_with_retry(
-            lambda: self.transaction(isolation_level=isolation_level),
+            lambda: self.transaction(isolation_level=isolation_level, broker=broker),
             work,
             options=self._retry,
             max_attempts=max_attempts,
@@ -275,11 +289,17 @@ class DatabaseManager:
         read_only: bool = False,
         consistent: bool = False,
         isolation_level: IsolationLevel | None = None,
+        broker: str | None = None,
     ) -> SessionScope:
         engines = self._check()
-        single = read_only and not consistent and not self._options.pgbouncer
+        single = read_only and not consistent and not self._options.pgbouncer and broker is None
+        if single:
+            engine = engines.reader
+        else:
+            of = None if broker is None else checked_broker(broker)
+            engine = engines.variant(read_only=read_only, isolation_level=isolation_level, broker=of)
         return SessionScope(
-            engines.reader if single else engines.variant(read_only=read_only, isolation_level=isolation_level),
+            engine,
             check=self._check,
             offline=single,
             patience=self._options.timeouts.cleanup,

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database.doctor._case import Case, reset_of, row, rows
 from core.database.doctor._finding import Finding, Note, listed, summed
-from core.database.models import Base
+from core.database.models import ISOLATED_TABLES, RESTRICTED_ROLE, Base
 
 TABLES = sorted(Base.metadata.tables)
 _CHANGED = ("instruments", "strategies", "trading_sessions", "users")
@@ -33,6 +33,19 @@ _PLACES = """
            coalesce(has_schema_privilege('public', 'USAGE'), false) AS usage,
            s.setting AS read_only, s.source AS read_only_by
     FROM pg_settings s WHERE s.name = 'default_transaction_read_only'
+"""
+_ISOLATION = """
+    SELECT r.oid IS NOT NULL AS exists, coalesce(r.rolsuper OR r.rolbypassrls, false) AS mighty,
+           coalesce(pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::int >= 160000
+               THEN 'SET' ELSE 'MEMBER' END), false) AS may_take,
+           (SELECT count(*) FROM unnest(CAST(:tables AS text[])) t WHERE to_regclass(quote_ident(t)) IS NOT NULL) AS present,
+           ARRAY(SELECT c.relname::text FROM unnest(CAST(:tables AS text[])) t
+                 JOIN pg_class c ON c.oid = to_regclass(quote_ident(t))
+                 WHERE NOT (c.relrowsecurity AND c.relforcerowsecurity) ORDER BY 1) AS open,
+           ARRAY(SELECT quote_ident(c.relname) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                 WHERE i.inhparent = to_regclass('portfolio_snapshots') AND r.oid IS NOT NULL AND NOT r.rolsuper
+                   AND has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE') ORDER BY 1) AS partitions
+    FROM (VALUES (1)) one LEFT JOIN pg_roles r ON r.rolname = :restricted
 """
 
 
@@ -96,3 +109,41 @@ def _grants(found: Any, role: str) -> str:
     for name, privileges in lacking.items():
         tables[", ".join(privileges)].append(name)
     return "\n".join(f"GRANT {privileges} ON {', '.join(names)} TO {role};" for privileges, names in tables.items())
+
+
+async def isolation(connection: AsyncConnection, case: Case) -> Finding:
+    """Are brokers kept apart: the policies in force, the restricted role there, bound by them and to be taken?"""
+    found = await row(connection, _ISOLATION, tables=list(ISOLATED_TABLES), restricted=RESTRICTED_ROLE)
+    details = {
+        "restricted": RESTRICTED_ROLE,
+        "exists": found.exists,
+        "may_take": found.may_take,
+        "open_tables": list(found.open),
+        "partitions_open": list(found.partitions),
+    }
+    plan = "panda roles plan, then panda roles apply as a role that may"
+    notes: list[Note] = []
+    if found.present < len(ISOLATED_TABLES):
+        return Finding("isolation", "skipped", "the tables are missing", "panda migrate upgrade", details)
+    if found.open:
+        mend = "\n".join(
+            f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;" for name in found.open
+        )
+        notes.append(Note("error", f"row-level security is off on {listed(found.open)}", mend))
+    if not found.exists:
+        notes.append(
+            Note("warning", f"the role {RESTRICTED_ROLE} is missing: no session of one broker can be opened", plan)
+        )
+    elif found.mighty:
+        mend = f"ALTER ROLE {RESTRICTED_ROLE} NOSUPERUSER NOBYPASSRLS;"
+        notes.append(Note("error", f"{RESTRICTED_ROLE} is bound by no policy", mend))
+    elif not found.may_take:
+        notes.append(
+            Note("warning", f"this role may not work as {RESTRICTED_ROLE}, as sessions of one broker do", plan)
+        )
+    if found.partitions:
+        mend = "\n".join(f"REVOKE ALL ON {name} FROM {RESTRICTED_ROLE};" for name in found.partitions)
+        notes.append(
+            Note("error", f"{RESTRICTED_ROLE} has rights on {listed(found.partitions)}, past the policy", mend)
+        )
+    return summed("isolation", notes, fine="a session of one broker sees that broker only", details=details)

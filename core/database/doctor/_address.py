@@ -6,16 +6,9 @@ from pathlib import Path
 from core.database import embedded
 from core.database.doctor._finding import Finding, Note, Status, summed
 from core.database.encryption import KeyRing
-from core.database.engine import DatabaseUrl, EngineOptions, tls_mode
+from core.database.engine import DatabaseUrl, EngineOptions, is_guessed, tls_mode
 from core.database.errors import EncryptionError, PandaDatabaseError
 
-_GUESSED = frozenset(
-    {
-        "", "pass", "password", "passwd", "postgres", "postgresql", "secret", "changeme", "change_me", "admin", "root",
-        "test", "example", "default", "panda", "alpha_panda", "alphapanda", "trader", "1234", "12345", "123456",
-        "12345678", "123456789", "qwerty", "letmein",
-    }
-)  # fmt: skip
 _GUESSED_KEYS = (*(bytes([value]) * 32 for value in range(256)), bytes(range(32)), b"0123456789abcdef" * 2)
 
 
@@ -47,7 +40,7 @@ def locate(text: str, options: EngineOptions) -> Address:
 def secrets(url: DatabaseUrl, encryption_keys: str | None, *, grave: Status) -> Finding:
     """Passwords and keys that anybody would try first; a malformed key is told by the check `encryption`."""
     notes: list[Note] = []
-    if url.password is not None and _is_guessed(url):
+    if is_guessed(url):
         notes.append(
             Note(
                 grave,
@@ -93,11 +86,6 @@ def _url(url: DatabaseUrl, options: EngineOptions) -> Finding:
         notes.append(Note("warning", f"{url} names no database", "postgresql://user:password@host:5432/database"))
     hosts = [f"{host}:{port}" for host, port in url.hosts]
     return summed("url", notes, fine=str(url), details={"url": str(url), "hosts": hosts})
-
-
-def _is_guessed(url: DatabaseUrl) -> bool:
-    plain = (url.password or "").lower()
-    return plain in _GUESSED or plain in {(url.user or "").lower(), (url.database or "").lower()}
 
 
 def _weak_keys(encryption_keys: str | None) -> list[str]:

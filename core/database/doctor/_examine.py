@@ -24,6 +24,7 @@ _CHECKS: tuple[tuple[str, Check], ...] = (
     ("version", _server.version),
     ("role", _access.role),
     ("rights", _access.rights),
+    ("isolation", _access.isolation),
     ("schema", _schema.schema),
     ("partitions", _schema.partitions),
     ("encryption", _keys.encryption),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
+from core.database.driver._broker import begin_with, leaves_broker, not_begun, refuse_leaving
 from core.database.errors import CommitOutcomeUnknown, ConnectionLost, PandaDatabaseError, TransactionAborted, translate
 from core.database.monitoring import ConnectionMonitor, TransactionOutcome
 
@@ -23,8 +24,10 @@ _GOODBYE = 1.0  # seconds
 class DriverConnection(asyncpg.Connection):
     """A connection whose COMMIT either stored the transaction or raised, and whose ROLLBACK ends in bounded time."""
 
-    __slots__ = ("cleanup", "failed", "idle_since", "on_statement", "watch")
+    __slots__ = ("broker", "cleanup", "failed", "idle_since", "on_statement", "watch")
 
+    broker: str | None
+    """The broker whose rows the next transaction, or the open one, is bound to."""
     failed: bool
     """A statement of the open transaction failed and no savepoint has been rolled back to since."""
     idle_since: float
@@ -37,6 +40,7 @@ class DriverConnection(asyncpg.Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.broker = None
         self.failed = False
         self.idle_since = time.monotonic()
         self.on_statement = None
@@ -49,6 +53,11 @@ class DriverConnection(asyncpg.Connection):
             return await self._commit()
         if query == "ROLLBACK;":
             return await self._rollback()
+        if self.broker is not None:
+            if query.startswith("BEGIN"):
+                return await self._begin(query, self.broker)
+            if leaves_broker(query):
+                refuse_leaving()
         if self.on_statement is None:
             return await super().execute(query, *args, timeout=timeout)
         status = await self._timed(query, super().execute(query, *args, timeout=timeout))
@@ -69,7 +78,9 @@ class DriverConnection(asyncpg.Connection):
             raise
         if query.startswith("ROLLBACK TO"):
             return _RollbackToSavepoint(statement, self)
-        return statement if self.on_statement is None else _TimedStatement(statement, query, self.on_statement)
+        if self.on_statement is not None:
+            statement = _TimedStatement(statement, query, self.on_statement)
+        return _LeavesBroker(statement, self) if leaves_broker(query) else statement
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Say good-bye, within a second at the most: a dead network gets no more."""
@@ -90,6 +101,23 @@ class DriverConnection(asyncpg.Connection):
     def _ended(self, outcome: TransactionOutcome) -> None:
         if self.watch is not None:
             self.watch.ended(outcome)
+
+    async def _begin(self, query: str, broker: str) -> str:
+        """BEGIN as the broker, or nothing: a connection where only half of it was done is closed."""
+        try:
+            await self._timed(query, super().execute(begin_with(query, broker)))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            ours = not_begun(error, broker=broker)
+            self.terminate()
+            if ours is None:
+                raise
+            raise ours from error
+        except BaseException:  # cancellation: who knows how far the server has got
+            self.terminate()
+            raise
+        if self.watch is not None:
+            self.watch.begun(query)
+        return "BEGIN"
 
     async def _commit(self) -> str:
         """COMMIT; what the server answers is believed, not that it answered."""
@@ -171,6 +199,24 @@ class _RollbackToSavepoint:
         rows = await self._statement.fetch(*args)
         self._connection.failed = False
         return rows
+
+
+class _LeavesBroker:
+    """A prepared COMMIT, RESET ROLE or the like, which a broker's session may not send; any other may."""
+
+    __slots__ = ("_connection", "_statement")
+
+    def __init__(self, statement: Any, connection: DriverConnection) -> None:
+        self._statement = statement
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._statement, name)
+
+    async def fetch(self, *args: Any) -> list[Any]:
+        if self._connection.broker is not None:
+            refuse_leaving()
+        return await self._statement.fetch(*args)
 
 
 class _TimedStatement:

@@ -17,9 +17,12 @@ from core.database.driver import Connector, ConnectSpec, DriverConnection, probe
 from core.database.engine._dialect import DRIVER_NAME
 from core.database.engine._pool import WatchedPool
 from core.database.engine._url import DatabaseUrl
-from core.database.errors import ConfigurationError, PandaDatabaseError, PrimaryDemoted, translate
+from core.database.errors import ConfigurationError, PandaDatabaseError, PrimaryDemoted, SessionMisuse, translate
 from core.database.monitoring import QueryMonitor
 from core.database.types import strict_json_dumps, strict_json_loads
+
+BROKER = "panda_broker"
+"""The execution option of an engine's variant whose transactions are one broker's."""
 
 _PREPARED = 100  # statements that stay prepared on each connection
 
@@ -75,6 +78,8 @@ def build_engine(
         engine.pool.watch = monitor.pool("read_only" if read_only else "read_write")
     _watch_pool(engine, connector, pool, timeouts)
     _watch_errors(engine, read_only=read_only)
+    if not read_only:
+        _bind_brokers(engine)
     if options.pgbouncer:
         _limit_transactions(engine, timeouts)
     return engine
@@ -179,6 +184,7 @@ def _watch_pool(engine: AsyncEngine, connector: Connector, pool: PoolOptions, ti
         connection: DriverConnection = adapted.driver_connection
         if not connection.is_closed() and connection.is_in_transaction():
             connection.terminate()
+        connection.broker = None
         connection.failed = False
         connection.idle_since = time.monotonic()
 
@@ -217,6 +223,21 @@ def _driver_connection(connection: Connection | None) -> DriverConnection | None
     if connection is None or connection.closed or connection.invalidated:
         return None
     return connection.connection.driver_connection  # type: ignore[return-value]
+
+
+def _bind_brokers(engine: AsyncEngine) -> None:
+    """Each transaction begins as the broker of its connection's execution options, and of none where they name none."""
+
+    def begin(connection: Connection) -> None:
+        raw = _driver_connection(connection)
+        options = connection.get_execution_options()
+        broker: str | None = options.get(BROKER)
+        if broker is not None and options.get("isolation_level") == "AUTOCOMMIT":
+            raise SessionMisuse("a broker's session is always in a transaction; AUTOCOMMIT would lead out of it")
+        if raw is not None:
+            raw.broker = broker
+
+    event.listen(engine.sync_engine, "begin", begin)
 
 
 def _limit_transactions(engine: AsyncEngine, timeouts: Timeouts) -> None:

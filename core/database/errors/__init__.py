@@ -3,6 +3,7 @@
     PandaDatabaseError
         ConfigurationError
             InvalidUrl
+            IsolationUnavailable
         ConnectionFailed
             AuthenticationFailed
             DatabaseNotFound
@@ -82,6 +83,7 @@ from core.database.errors._rooms import (
     EncryptionError,
     EnvelopeTampered,
     InvalidKey,
+    IsolationUnavailable,
     MigrationFailed,
     SchemaAhead,
     SchemaBehind,
@@ -172,6 +174,7 @@ __all__ = [
     "InvalidInput",
     "InvalidKey",
     "InvalidUrl",
+    "IsolationUnavailable",
     "LockTimeout",
     "ManagerNotConnected",
     "MigrationFailed",

@@ -56,6 +56,12 @@ class MigrationFailed(SchemaError):
         return rebuild, (cls, message, {**fields, "revision": self.revision})
 
 
+class IsolationUnavailable(ConfigurationError):
+    """A broker's session cannot be opened: the restricted role is missing, or may not be taken."""
+
+    mend = "`panda roles plan` says what is missing and prints its SQL; `panda roles apply` runs it."
+
+
 class EncryptionError(PandaDatabaseError):
     """A secret could not be sealed or opened."""
 

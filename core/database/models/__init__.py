@@ -9,6 +9,12 @@ from core.database.models._accounts import ENVELOPE_MAX_BYTES, TradingSession, U
 from core.database.models._base import NAMING_CONVENTION, Base
 from core.database.models._encryption import EncryptionCanary
 from core.database.models._instruments import INSTRUMENT_WORDS, Instrument, InstrumentLoad, InstrumentVersion
+from core.database.models._isolation import (
+    ISOLATED_TABLES,
+    MAKE_RESTRICTED_ROLE,
+    RESTRICTED_RIGHTS,
+    RESTRICTED_ROLE,
+)
 from core.database.models._portfolios import (
     Portfolio,
     PortfolioSnapshot,
@@ -20,7 +26,11 @@ from core.database.models._strategies import Strategy, StrategyRevision
 __all__ = [
     "ENVELOPE_MAX_BYTES",
     "INSTRUMENT_WORDS",
+    "ISOLATED_TABLES",
+    "MAKE_RESTRICTED_ROLE",
     "NAMING_CONVENTION",
+    "RESTRICTED_RIGHTS",
+    "RESTRICTED_ROLE",
     "Base",
     "EncryptionCanary",
     "Instrument",

@@ -1,7 +1,8 @@
 """The query behind `catalog`: each part gives kind, name, the table it belongs to (or null), and the definition.
 
 Left out: partitions and what hangs on them (writers make them as months go by), what belongs to an extension, owners and
-their own privileges, the order of columns, and indexes and sequences that a constraint or an identity column stands for.
+their own privileges, those of the restricted role (it belongs to the server and may be missing; the doctor sees to it), the
+order of columns, and indexes and sequences that a constraint or an identity column stands for.
 PostgreSQL 15 to 18.
 """
 
@@ -120,7 +121,7 @@ FROM (
     UNION ALL
     SELECT 'on schema ' || nspname, NULL, nspowner, nspacl FROM place
 ) g CROSS JOIN LATERAL aclexplode(g.acl) a
-WHERE a.grantee <> g.owner
+WHERE a.grantee <> g.owner AND a.grantee IS DISTINCT FROM to_regrole('panda_app')
 GROUP BY g.name, g.relation, a.grantee
 """
 

@@ -52,7 +52,10 @@ def compare(live: Catalog, head: Catalog, *, name: str = "head") -> tuple[Differ
         if mine is not None and theirs is None:
             found.extend(_extra(mine, ours, name))
         elif theirs is not None and mine is None:
-            if theirs.table not in absent or theirs.kind == "table":
+            alone = (
+                not theirs.table and absent == ours
+            )  # a function of an empty database, of which the tables say enough
+            if theirs.kind == "table" or not (alone or theirs.table in absent):
                 found.append(_missing(theirs, name))
         elif mine is not None and theirs is not None and mine != theirs:
             found.append(_changed(mine, theirs, name))

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.connection import DatabaseManager
-from core.database.errors import InvalidInput, PartitionMissing
+from core.database.errors import InvalidInput, PartitionMissing, PermissionDenied
 from core.database.models import snapshot_partition_ddl, snapshot_partition_name
 from core.database.types import checked_date, checked_utc
 
@@ -72,7 +72,14 @@ async def _create_missing(session: AsyncSession, months: list[date], *, dry_run:
         if citus:
             await session.execute(text("SET LOCAL citus.multi_shard_modify_mode = 'sequential'"))
         for month in missing:
-            await (_create_locking(session, month) if citus else _create(session, month, schema))
+            try:
+                await (_create_locking(session, month) if citus else _create(session, month, schema))
+            except PermissionDenied as error:
+                raise PermissionDenied(
+                    f"{snapshot_partition_name(month)} is missing, and only the owner of the tables makes partitions",
+                    hint="Call ensure_partitions(manager, start, end) ahead of time; a session of one broker may not do it.",
+                    sqlstate=error.sqlstate,
+                ) from error
     return tuple(snapshot_partition_name(month) for month in missing)
 
 
