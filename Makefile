@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTRUMENTS ?=
 WORK ?=
 PART ?=
-WORKERS ?= 2
+WORKERS ?= 3
 ROUNDS ?= 30
 
 .DEFAULT_GOAL := help
