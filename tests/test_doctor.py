@@ -363,9 +363,9 @@ async def _trade(manager: DatabaseManager, ring: KeyRing) -> None:
 @pytest.mark.parametrize(
     ("revoke", "lacks"),
     [
-        ("REVOKE UPDATE ON users FROM panda", "UPDATE on users"),
-        ("REVOKE INSERT ON encryption_canaries, portfolios FROM panda", "INSERT on portfolios"),
-        ("REVOKE SELECT ON alembic_version FROM panda", "SELECT on alembic_version"),
+        ("REVOKE UPDATE ON users FROM panda, panda_app", "UPDATE on users"),
+        ("REVOKE INSERT ON encryption_canaries, portfolios FROM panda, panda_app", "INSERT on portfolios"),
+        ("REVOKE SELECT ON alembic_version FROM panda, panda_app", "SELECT on alembic_version"),
         ("REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC, panda", "temporary tables"),
     ],
 )

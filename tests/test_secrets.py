@@ -161,7 +161,7 @@ async def test_no_failing_statement_tells_its_values(
     database_url: str, said: Said, path: str, broker: str | None
 ) -> None:
     word = canary()
-    timeouts = Timeouts(statement=0.2, lock=0.2)
+    timeouts = Timeouts(statement=1.0, lock=0.3)
     watching = MonitoringOptions(slow_query=0.001)
     async with DatabaseManager(database_url, timeouts=timeouts, monitoring=watching) as manager:
         manager.engine.echo = True
