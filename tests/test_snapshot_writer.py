@@ -375,6 +375,27 @@ class TestPressure:
             assert await writer.write(snapshot(3))
         assert snapshot(2).snapshot_time not in {row.snapshot_time for row in await stored(manager)}
 
+    async def test_a_row_whose_time_is_up_while_a_connection_is_made_is_not_sent(
+        self, manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
+    ):
+        async with SnapshotWriter(manager, connections=1, deadline=0.5) as writer:
+            await writer.write(snapshot(0))
+            sender = writer._senders[0]
+            await sender.lane.release()  # as after a lost connection
+            connect = sender.lane.connect
+
+            async def slow():
+                await asyncio.sleep(0.8)
+                return await connect()
+
+            monkeypatch.setattr(sender.lane, "connect", slow)
+            with pytest.raises(WriterOverloaded):
+                await writer.write(snapshot(1))
+            monkeypatch.undo()
+            await reached(lambda: sender._batch == ())
+            assert await writer.write(snapshot(2))
+        assert snapshot(1).snapshot_time not in {row.snapshot_time for row in await stored(manager)}
+
     async def test_a_lock_that_passes_costs_time_and_no_row(self, database_url: str, manager: DatabaseManager):
         async with DatabaseManager(
             database_url, "testing", "migrations_only", timeouts=Timeouts(lock=0.1)

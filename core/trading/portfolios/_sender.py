@@ -193,6 +193,9 @@ class Sender:
             return
         try:
             connection = await self.lane.connect()
+            rows = _unanswered(rows)  # making the connection may have taken longer than some had
+            if not rows:
+                return
             self._on_wire = rows
             left_out = await insert(connection, rows, timeout=self.lane.limit)
             self._on_wire = ()
