@@ -900,8 +900,8 @@ async def test_every_path_sums_random_amounts_exactly(manager: DatabaseManager, 
             for at, value in zip(times[first : first + size], values[first : first + size], strict=True)
         ]
 
-    for first in range(0, count, 20_000):
-        records, objects = made("records", first, 20_000), made("orm", first, 20_000)
+    for first in range(0, count, 2_000):
+        records, objects = made("records", first, 2_000), made("orm", first, 2_000)
         async with manager.transaction() as session:
             await portfolios.record_many(session, records)
             session.add_all(PortfolioSnapshot(**one.columns()) for one in objects)
