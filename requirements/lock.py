@@ -13,6 +13,7 @@ COMMON = [
     "--no-emit-index-url",
     "--no-emit-find-links",
     "--no-header",
+    "--no-strip-extras",  # pip takes `x[extra]` of a dependency for pinned only where the lock says it
     "--quiet",
 ]
 PROJECT = "../pyproject.toml"
