@@ -1,7 +1,7 @@
 """The settings as the command line takes them, managers made from them, and the loop that they run on."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +10,8 @@ from core.cli._output import Output
 from core.config.settings import Settings, get_settings, redact_url
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from core.database.connection import DatabaseManager
     from core.database.embedded import EmbeddedServer
 
@@ -69,3 +71,16 @@ async def connected(settings: Settings, out: Output, *, verify: bool = False) ->
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run on an event loop of its own. Ctrl-C cancels the work, which closes what it has opened."""
     return asyncio.run(work)
+
+
+def read(out: Output, work: "Callable[[AsyncSession], Awaitable[T]]") -> T:
+    """Run `work` in a session that reads, on the database of the settings in force; its schema must be at head."""
+
+    async def reading() -> T:
+        async with (
+            connected(settings_in_force(), out, verify=True) as manager,
+            manager.get_session(read_only=True) as session,
+        ):
+            return await work(session)
+
+    return run(reading())

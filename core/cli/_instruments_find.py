@@ -1,6 +1,5 @@
 """`panda instruments search`, `show`, `chain` and `history`."""
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -56,12 +55,13 @@ def search(
 
     Exit code 1 if there is none.
     """
+    from core.cli._database import read
     from core.trading import instruments
 
     side, of = _kinds(kind)
     day, first, last = (shown_date(given) if given else None for given in (expiry, expiry_from, expiry_to))
     low, high = (shown_price(given) if given else None for given in (strike_from, strike_to))
-    found = _read(
+    found = read(
         out,
         lambda session: instruments.search(
             session,
@@ -91,6 +91,7 @@ def search(
 
 def show(out: Output, instrument: Which, as_of: AsOf = None, source: Source = None) -> None:
     """Show everything that is stored of one instrument."""
+    from core.cli._database import read
     from core.trading import instruments
 
     day = shown_date(as_of) if as_of else None
@@ -100,7 +101,7 @@ def show(out: Output, instrument: Which, as_of: AsOf = None, source: Source = No
             return await instruments.as_of(session, _key(instrument), day, source=source)
         return await _one(session, instrument, source)
 
-    found = _read(out, work)
+    found = read(out, work)
     if found is None:
         raise CommandError(f"there was no {instrument} on {day}", code=REFUSED)
     values = as_json(found)
@@ -117,16 +118,17 @@ def chain(
     out: Output, underlying: Underlying, expiry: Expiry = None, exchange: Exchange = None, source: Source = None
 ) -> int | None:
     """Show the option chain of an expiry, or the expiries that there are."""
+    from core.cli._database import read
     from core.trading import instruments
 
     if expiry is None:
-        days = _read(out, lambda session: instruments.expiries(session, underlying, exchange=exchange, source=source))
+        days = read(out, lambda session: instruments.expiries(session, underlying, exchange=exchange, source=source))
         out.data({"underlying": underlying, "expiries": list(days)})
         for item in days:
             out.line(str(item))
         return None if days else _nothing(out, f"no contract on {underlying} is active")
     day = shown_date(expiry)
-    rows = _read(
+    rows = read(
         out, lambda session: instruments.option_chain(session, underlying, day, exchange=exchange, source=source)
     )
     listed = [
@@ -149,9 +151,10 @@ def chain(
 
 def history(out: Output, instrument: Which) -> None:
     """Show every state of an instrument, with the days that it was valid."""
+    from core.cli._database import read
     from core.trading import instruments
 
-    states = _read(out, lambda session: instruments.history(session, _key(instrument)))
+    states = read(out, lambda session: instruments.history(session, _key(instrument)))
     if not states:
         raise CommandError(f"there is no instrument {instrument}", code=REFUSED)
     out.data({"instrument": instrument, "states": [as_json(item) for item in states]})
@@ -211,16 +214,3 @@ async def _one(session: "AsyncSession", text: str, source: str | None) -> Any:
     if found is None:
         raise CommandError(f"there is no instrument {text}", hint="`panda instruments search` finds it.", code=REFUSED)
     return found
-
-
-def _read(out: Output, work: "Callable[[AsyncSession], Awaitable[T]]") -> T:
-    from core.cli._database import connected, run, settings_in_force
-
-    async def reading() -> T:
-        async with (
-            connected(settings_in_force(), out, verify=True) as manager,
-            manager.get_session(read_only=True) as session,
-        ):
-            return await work(session)
-
-    return run(reading())

@@ -24,7 +24,6 @@ from core.cli._portfolio_read import (
     limits,
     period_of,
     portfolio_of,
-    read,
 )
 from core.cli._target import check_target, published
 
@@ -71,6 +70,7 @@ def equity(
     The period is cut into equal parts, of which each gives its last snapshot as it was recorded. A plot has the equity
     above and the drawdown below.
     """
+    from core.cli._database import read
     from core.trading import portfolios
 
     clock = clock_of(zone)
@@ -120,6 +120,7 @@ def drawdown(
     From which peak, how far, and when it was back, of every snapshot in the period. Deposits and withdrawals are
     rises and falls unless --flow names them.
     """
+    from core.cli._database import read
     from core.trading import portfolios
 
     clock = clock_of(zone)

@@ -1,7 +1,7 @@
 """Which portfolio, which period, by whose clock: what the commands that read a history share."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import typer
 
 from core.cli._failure import REFUSED, USAGE, CommandError
-from core.cli._output import Output
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -128,20 +127,6 @@ def unknown(portfolio_id: str) -> CommandError:
         hint="`panda portfolio list` shows those there are; `panda portfolio create` adds one.",
         code=REFUSED,
     )
-
-
-def read(out: Output, work: "Callable[[AsyncSession], Awaitable[T]]") -> T:
-    """Run `work` in a session that reads."""
-    from core.cli._database import connected, run, settings_in_force
-
-    async def reading() -> T:
-        async with (
-            connected(settings_in_force(), out, verify=True) as manager,
-            manager.get_session(read_only=True) as session,
-        ):
-            return await work(session)
-
-    return run(reading())
 
 
 def _text(at: datetime) -> str:

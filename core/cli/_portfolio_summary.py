@@ -22,7 +22,6 @@ from core.cli._portfolio_read import (
     limits,
     period_of,
     portfolio_of,
-    read,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +57,7 @@ def summary(
 
     Of the last snapshot of each day of --zone. Deposits and withdrawals are gains and losses unless --flow names them.
     """
+    from core.cli._database import read
     from core.trading import portfolios
 
     clock = clock_of(zone)
@@ -106,6 +106,7 @@ def compare(
     The best return first. What is in several currencies stands in a line for each. Exit code 1 if there is nothing
     to compare.
     """
+    from core.cli._database import read
     from core.trading import portfolios
 
     clock = clock_of(zone)

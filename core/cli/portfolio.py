@@ -9,7 +9,7 @@ from core.cli._output import Output
 from core.cli._portfolio_curve import drawdown, equity
 from core.cli._portfolio_files import export, import_
 from core.cli._portfolio_print import amount, as_json, moment, table
-from core.cli._portfolio_read import ZONE, Zone, clock_of, instant, read, unknown
+from core.cli._portfolio_read import ZONE, Zone, clock_of, instant, unknown
 from core.cli._portfolio_record import record
 from core.cli._portfolio_store import downsample, partitions, prune
 from core.cli._portfolio_summary import compare, summary
@@ -76,6 +76,7 @@ def create(
 
 def list_(out: Output, *, broker: OfBroker = None, strategy: OfStrategy = None, zone: Zone = ZONE) -> None:
     """List the portfolios, and how each stands."""
+    from core.cli._database import read
     from core.trading import portfolios
 
     clock = clock_of(zone)
@@ -122,6 +123,7 @@ def latest(
 
     Of one portfolio its positions too. Exit code 1 if there are no snapshots.
     """
+    from core.cli._database import read
     from core.trading import portfolios
 
     clock = clock_of(zone)

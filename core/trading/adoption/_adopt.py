@@ -1,9 +1,7 @@
 """`adopt`: the original's database becomes ours, whole or not at all."""
 # ruff: noqa: S608 - every name in a statement is one of our own or quoted, every value is bound
 
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +15,7 @@ from core.database.encryption import KeyRing
 from core.database.errors import MigrationFailed, PandaDatabaseError, SchemaMissing, translate
 from core.database.records import CURRENCY_RULE
 from core.trading import accounts
+from core.trading._stages import Stages
 from core.trading.adoption._accounts import Secrets, move_sessions, move_sessions_away, move_users, seal_secrets
 from core.trading.adoption._books import move_instruments, move_strategies
 from core.trading.adoption._original import ORIGINAL_SCHEMA, Original, adopted, head, recognise, refuse_dependents
@@ -80,7 +79,7 @@ async def adopt(
     `SchemaLockTimeout`, and `MigrationFailed`; nothing is changed then.
     """
     CURRENCY_RULE(currency)
-    limits, watch = timeouts or Timeouts(), _Watch(progress)
+    limits, watch = timeouts or Timeouts(), Stages(progress)
     async with schema.migration_lock(engine, timeouts=limits) as worker, worker.begin() as transaction:
         if await adopted(worker):
             return AdoptionReport.from_stored((await worker.execute(_REPORT)).scalar_one())
@@ -149,7 +148,7 @@ class _Work:
         original: Original,
         ring: KeyRing | None,
         currency: str,
-        watch: "_Watch",
+        watch: Stages,
         *,
         dry_run: bool,
     ) -> None:
@@ -222,7 +221,7 @@ class _Work:
             password_resets=users.password_resets,
             notes=tuple(notes),
             revision=await head(connection),
-            seconds=dict(watch.seconds),
+            seconds={stage: round(taken, 3) for stage, taken in watch.seconds.items()},
             adopted_at=datetime.now(UTC),
             dry_run=self._dry_run,
         )
@@ -250,32 +249,3 @@ class _Work:
     async def _set_aside(self) -> tuple[SetAside, ...]:
         rows: Any = (await self._connection.execute(text(_SET_ASIDE))).all()
         return tuple(SetAside(table=table, key=key, reason=reason) for table, key, reason in rows)
-
-
-class _Watch:
-    """Seconds of each stage, and who is told of it."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-        self._stage: tuple[str, float] | None = None
-
-    def start(self, name: str) -> None:
-        self.stop()
-        self._stage = (name, time.perf_counter())
-        if self._progress is not None:
-            self._progress(name)
-
-    def stop(self) -> None:
-        if self._stage is not None:
-            name, began = self._stage
-            self.seconds[name] = round(time.perf_counter() - began, 3)
-            self._stage = None
-
-    @contextmanager
-    def stage(self, name: str) -> Generator[None]:
-        self.start(name)
-        try:
-            yield
-        finally:
-            self.stop()

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -19,6 +18,7 @@ from core.database.errors import InvalidInput
 from core.database.notify import notify
 from core.database.records import BROKER_RULE
 from core.database.types import checked_date
+from core.trading._stages import Stages
 from core.trading.instruments._errors import InstrumentFileRejected
 from core.trading.instruments._file import InstrumentInput
 from core.trading.instruments._journal import CHANNEL, check_day, known_load, note_load
@@ -90,7 +90,7 @@ async def load(
     Raises an `InstrumentFileError` for a file that cannot be used (`StaleInstrumentFile`: a later day is stored;
     `MasterWouldShrink`) and `InvalidInput` for the other arguments; the stored master is then as it was.
     """
-    watch = _Watch(progress)
+    watch = Stages(progress)
     trading_date = _checked_day(trading_date)
     source = None if source is None else _checked_source(source)
     limit = None if allow_shrink else _checked_share(max_shrink)
@@ -113,12 +113,12 @@ class _Job:
     trading_date: date
     max_shrink: float | None
     dry_run: bool
-    watch: "_Watch"
+    watch: Stages
 
     async def run(self, session: AsyncSession) -> LoadReport:
         """The whole load, in the session's transaction; a retry runs it again."""
         watch = self.watch
-        watch.restart()
+        watch.restart(keep="read")
         watch.start("lock")
         await _begin(session)
         known = await known_load(session, self.master, source=self.source, trading_date=self.trading_date)
@@ -247,44 +247,3 @@ def _checked_share(share: float) -> float:
     if not 0 <= share <= 1:
         raise InvalidInput(f"max_shrink: takes a share from 0 to 1, not {share}", column="max_shrink")
     return share
-
-
-class _Watch:
-    """Seconds of each stage; of a load that began anew, those of its last run."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-        self._stage: tuple[str, float] | None = None
-        self._began = time.perf_counter()
-
-    @property
-    def milliseconds(self) -> int:
-        """Since the load began."""
-        return round((time.perf_counter() - self._began) * 1_000)
-
-    def restart(self) -> None:
-        """Forget all but the reading, which is not done again."""
-        self.stop()
-        for name in self.seconds.keys() - {"read"}:
-            del self.seconds[name]
-
-    def start(self, name: str) -> None:
-        self.stop()
-        self._stage = (name, time.perf_counter())
-        if self._progress is not None:
-            self._progress(name)
-
-    def stop(self) -> None:
-        if self._stage is not None:
-            name, began = self._stage
-            self.seconds[name] = time.perf_counter() - began
-            self._stage = None
-
-    @contextmanager
-    def stage(self, name: str) -> Generator[None]:
-        self.start(name)
-        try:
-            yield
-        finally:
-            self.stop()

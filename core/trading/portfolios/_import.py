@@ -1,7 +1,6 @@
 """`import_snapshots`: from a file or a frame to stored snapshots, in one transaction."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.database.connection import DatabaseManager
 from core.database.errors import InvalidInput, SnapshotConflict
 from core.database.models import snapshot_partition_name
+from core.trading._stages import Stages
 from core.trading.portfolios._columns import columns_of, known_brokers
 from core.trading.portfolios._file_errors import SnapshotFileEmpty, SnapshotFileRejected
 from core.trading.portfolios._file_reports import (
@@ -84,7 +84,7 @@ async def import_snapshots(
     if on_conflict not in get_args(OnConflict):
         raise InvalidInput(f"on_conflict: takes error or skip, not {on_conflict!r}", column="on_conflict")
     zone, form = checked_zone(time_zone), checked_format(time_format)
-    watch = _Watch(progress)
+    watch = Stages(progress)
     watch.start("read")
     known = await known_brokers(manager, portfolio_id, broker)
     table = await asyncio.to_thread(open_table, file, name=name)
@@ -149,7 +149,7 @@ class _Job:
     on_conflict: OnConflict
     strict: bool
     dry_run: bool
-    watch: "_Watch"
+    watch: Stages
 
     async def run(self, session: AsyncSession) -> ImportReport:
         """In the session's transaction; a retry runs it again."""
@@ -277,24 +277,3 @@ def _conflict(name: str, stored: Stored) -> SnapshotConflict:
 
 def _shown(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
-
-
-class _Watch:
-    """Seconds of each stage; of one that began anew, those of its last run."""
-
-    def __init__(self, progress: ImportProgress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-        self._stage: tuple[str, float] | None = None
-
-    def start(self, name: str) -> None:
-        self.stop()
-        self._stage = (name, time.perf_counter())
-        if self._progress is not None:
-            self._progress(name)
-
-    def stop(self) -> None:
-        if self._stage is not None:
-            name, began = self._stage
-            self.seconds[name] = time.perf_counter() - began
-            self._stage = None
