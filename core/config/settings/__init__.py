@@ -12,7 +12,7 @@ by that variable's value.
 """
 
 from core.config.settings._errors import SettingProblem, SettingsError, SettingsWarning
-from core.config.settings._model import DatabaseSettings, SettingInForce, Settings, get_settings
+from core.config.settings._model import DatabaseSettings, SettingInForce, Settings, TradingSettings, get_settings
 from core.config.settings._read import Source
 from core.config.settings._redact import redact_url
 
@@ -24,6 +24,7 @@ __all__ = [
     "SettingsError",
     "SettingsWarning",
     "Source",
+    "TradingSettings",
     "get_settings",
     "redact_url",
 ]

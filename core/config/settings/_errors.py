@@ -55,4 +55,6 @@ def _words(item: ErrorDetails) -> str:
         return f"must be {choices}, spelled exactly so{near}"
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return "is not a setting"
+    if kind == "value_error":
+        return f"is wrong: {text.removeprefix('Value error, ')}"
     return text.removeprefix("Input ") if text.startswith("Input ") else f"is wrong: {text}"

@@ -5,11 +5,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from core.config.brokers import DEFAULT_BROKERS, ExpiryPolicy, parse_brokers
 from core.config.options import (
     Environment,
     MonitoringOptions,
@@ -61,6 +71,26 @@ class DatabaseSettings(BaseModel):
             yield name, redact_url(self.postgres_url) if name == "postgres_url" else value
 
 
+class TradingSettings(BaseModel):
+    """What the trading rooms are told of this installation."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, validate_assignment=True)
+
+    brokers: str = DEFAULT_BROKERS
+    """The brokers that there are, and when a login with each ends, as `config.brokers` reads it."""
+
+    @field_validator("brokers")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        parse_brokers(text)
+        return text
+
+    @property
+    def broker_policies(self) -> Mapping[str, ExpiryPolicy]:
+        """`brokers`, read."""
+        return parse_brokers(self.brokers)
+
+
 class SettingInForce(NamedTuple):
     """A setting as it may be shown: its name in the environment, its value without secrets, where that came from."""
 
@@ -80,6 +110,7 @@ class Settings(BaseSettings):
 
     environment: Environment = "development"
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    trading: TradingSettings = Field(default_factory=TradingSettings)
 
     _sources: dict[Place, Source] = PrivateAttr(default_factory=dict[Place, Source])
 

@@ -21,6 +21,8 @@ from core.config.settings._errors import SettingProblem, SettingsWarning, did_yo
 
 URL = "DATABASE__POSTGRES_URL"
 GROUP = "DATABASE__"
+GROUPS = (GROUP, "TRADING__")
+"""Names that begin so are ours: one that is no setting is refused."""
 ALIAS = "DATABASE_URL"
 FROM_FILE = {f"{name}_FILE": name for name in (URL, "DATABASE__ENCRYPTION_KEYS", ALIAS)}
 """The settings whose value may be the content of a file, by the name of the variable that holds its path."""
@@ -120,7 +122,7 @@ class Reader:
                 if upper in ours and ours[upper] != (value or ""):
                     self._refuse(upper, f"is set twice, as {spelled[upper]} and as {name}", kind)
                 ours[upper], spelled[upper] = value or "", name
-            elif upper.startswith(GROUP):
+            elif upper.startswith(GROUPS):
                 self._refuse(name, self._unknown(upper, names), kind)
             else:
                 self._look_alike(name, value or "", names, kind)
@@ -138,7 +140,7 @@ class Reader:
         if upper == GROUP.rstrip("_") and value.lstrip().startswith("{"):
             self._refuse(name, f"holds JSON, which is not read; set each setting by its name, such as {URL}", kind)
             return
-        single = {re.sub("_+", "_", known): known for known in names if known.startswith(GROUP)}
+        single = {re.sub("_+", "_", known): known for known in names if known.startswith(GROUPS)}
         meant = single.get(re.sub("_+", "_", upper)) or ("ENVIRONMENT" if upper in _ENVIRONMENT_TYPOS else None)
         if meant:
             warnings.warn(f"{name} is not a setting and is not read; did you mean {meant}?", SettingsWarning, 2)

@@ -5,7 +5,14 @@ table and what it is about. Relationships order the writes of one flush and are 
 (`selectinload`); touching one that is not raises. There are no triggers: updated_at, versions and revisions come from the application.
 """
 
-from core.database.models._accounts import ENVELOPE_MAX_BYTES, TradingSession, User
+from core.database.models._accounts import (
+    ENVELOPE_MAX_BYTES,
+    AuthEvent,
+    KnownSource,
+    LoginDelay,
+    TradingSession,
+    User,
+)
 from core.database.models._base import NAMING_CONVENTION, Base
 from core.database.models._encryption import EncryptionCanary
 from core.database.models._instruments import INSTRUMENT_WORDS, Instrument, InstrumentLoad, InstrumentVersion
@@ -31,11 +38,14 @@ __all__ = [
     "NAMING_CONVENTION",
     "RESTRICTED_RIGHTS",
     "RESTRICTED_ROLE",
+    "AuthEvent",
     "Base",
     "EncryptionCanary",
     "Instrument",
     "InstrumentLoad",
     "InstrumentVersion",
+    "KnownSource",
+    "LoginDelay",
     "Portfolio",
     "PortfolioSnapshot",
     "Strategy",

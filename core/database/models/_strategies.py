@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, func, text, true
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, func, text, true
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from core.database.models._base import Base, instant_check, now, object_check, text_check
@@ -15,7 +15,7 @@ from core.database.records import (
     StrategyConfig,
     StrategyParameters,
 )
-from core.database.types import Boolean, Document, Integer32, Text, TextArray, UtcDateTime
+from core.database.types import Boolean, Document, Integer32, Integer64, Text, TextArray, UtcDateTime
 
 
 class _StrategyState:
@@ -63,7 +63,10 @@ class Strategy(_StrategyState, Base):
 
 
 class StrategyRevision(_StrategyState, Base):
-    """What a strategy was at `version`: written once, never changed."""
+    """What a strategy was at `version`, who made it so and why: written once, never changed.
+
+    It is the outbox of the strategies too: `change_id` grows in the order of the commits, since who writes one holds a lock.
+    """
 
     __tablename__ = "strategy_revisions"
 
@@ -73,7 +76,14 @@ class StrategyRevision(_StrategyState, Base):
     version: Mapped[int] = mapped_column(Integer32(), primary_key=True, sort_order=-1)
     note: Mapped[str | None] = mapped_column(Text(NOTE_RULE.max_length), sort_order=1)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime(), server_default=func.now(), sort_order=1)
+    change_id: Mapped[int] = mapped_column(Integer64(), Identity(always=True), sort_order=1)
+    changed_by: Mapped[str | None] = mapped_column(Text(LABEL_RULE.max_length), sort_order=1)
 
     strategy: Mapped[Strategy] = relationship(lazy="raise")
 
-    __table_args__ = (*_state_checks(), text_check("note", NOTE_RULE))
+    __table_args__ = (
+        *_state_checks(),
+        text_check("note", NOTE_RULE),
+        text_check("changed_by", LABEL_RULE),
+        Index("uq_strategy_revisions_change_id", "change_id", unique=True),
+    )

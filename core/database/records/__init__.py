@@ -69,6 +69,7 @@ from core.database.records._values import (
     Username,
     Venue,
     Version,
+    checked_username,
 )
 
 __all__ = [
@@ -129,4 +130,5 @@ __all__ = [
     "Username",
     "Venue",
     "Version",
+    "checked_username",
 ]

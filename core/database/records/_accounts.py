@@ -1,7 +1,7 @@
 """Users and their trading sessions."""
 
 from datetime import UTC, datetime
-from typing import Self
+from typing import Literal, Self, TypeAlias
 from uuid import uuid4
 
 from pydantic import Field, model_validator
@@ -36,6 +36,9 @@ class UserRead(ReadRecord):
     updated_at: AwareUtc
 
 
+EndReason: TypeAlias = Literal["replaced", "ended", "revoked", "expired"]
+
+
 class TradingSessionCreate(Record):
     """A session as it is opened. Credentials are sealed for its `session_id` and set on the model, never here."""
 
@@ -64,3 +67,5 @@ class TradingSessionRead(ReadRecord):
     expires_at: AwareUtc | None
     is_active: bool
     session_data: SessionData
+    end_reason: EndReason | None
+    last_seen_at: AwareUtc | None

@@ -48,6 +48,7 @@ class StrategyRevisionCreate(Record):
     active_brokers: list[BrokerName]
     is_active: bool
     note: Note | None = None
+    changed_by: Label | None = None
 
 
 class StrategyRevisionRead(ReadRecord):
@@ -61,3 +62,5 @@ class StrategyRevisionRead(ReadRecord):
     is_active: bool
     note: Note | None
     created_at: AwareUtc
+    change_id: int
+    changed_by: Label | None

@@ -9,11 +9,18 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from core.database.errors import InvalidInput
-from core.database.types import checked_date, checked_money, checked_text, checked_utc
+from core.database.types import checked_date, checked_money, checked_text, checked_utc, folded
 
 _EDGE = r"[^\u0001-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _INNER = r"[^\u0001-\u001f\u007f-\u009f\u2028\u2029]"
 _PLAIN = f"{_EDGE}({_INNER}*{_EDGE})?"
+# Invisible, or changing the direction of what follows: in a name they would make two that look the same, or forge a line.
+_HIDDEN = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    r"\ufeff\uffa0\ufff0-\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_NAME_EDGE = f"{_EDGE[:-1]}A-Z{_HIDDEN}]"
+_NAME_INNER = f"{_INNER[:-1]}A-Z{_HIDDEN}]"
 _NUMBER = re.compile(r"-?[0-9]{1,100}(\.[0-9]{1,100})?([eE][+-]?[0-9]{1,4})?")
 
 
@@ -42,7 +49,12 @@ def _plain(max_length: int) -> TextRule:
     return TextRule(_PLAIN, max_length, reason)
 
 
-USERNAME_RULE = _plain(150)
+USERNAME_RULE = TextRule(
+    f"{_NAME_EDGE}({_NAME_INNER}*{_NAME_EDGE})?",
+    150,
+    "must not be empty, begin or end with a blank, or hold control or invisible characters",
+)
+"""Of a name that is `folded` already."""
 PASSWORD_HASH_RULE = _plain(1_024)
 IDENTIFIER_RULE = _plain(128)
 LABEL_RULE = _plain(200)
@@ -51,7 +63,14 @@ BROKER_RULE = TextRule("[a-z][a-z0-9_-]*", 32, "must be a lower-case name: a let
 VENUE_RULE = TextRule("[A-Z][A-Z0-9_-]*", 32, "must be an upper-case name: a letter, then letters, digits, - or _")
 CURRENCY_RULE = TextRule("[A-Z]{3}", 3, "must be a currency code of three capitals, such as INR")
 
-Username: TypeAlias = Annotated[str, AfterValidator(USERNAME_RULE)]
+
+def checked_username(value: str) -> str:
+    """The name as it is stored, `folded`; raises `InvalidInput` for one that is none."""
+    return USERNAME_RULE(folded(checked_text(value)))
+
+
+Username: TypeAlias = Annotated[str, AfterValidator(checked_username)]
+"""Whatever form it is given in, it is held as `folded`."""
 PasswordHash: TypeAlias = Annotated[str, AfterValidator(PASSWORD_HASH_RULE), Field(repr=False)]
 Identifier: TypeAlias = Annotated[str, AfterValidator(IDENTIFIER_RULE)]
 """A key made by the application: of a session, a strategy, a portfolio."""

@@ -18,7 +18,7 @@ from core.database.types._numbers import (
     checked_money,
     round_money,
 )
-from core.database.types._text import Bytes, Text, checked_text
+from core.database.types._text import Bytes, FoldedText, Text, checked_text, folded, folding_sql
 from core.database.types._times import Date, UtcDateTime, checked_date, checked_utc
 
 watch_documents()
@@ -33,6 +33,7 @@ __all__ = [
     "Document",
     "DocumentList",
     "DocumentModel",
+    "FoldedText",
     "Integer32",
     "Integer64",
     "JsonObject",
@@ -46,6 +47,8 @@ __all__ = [
     "checked_money",
     "checked_text",
     "checked_utc",
+    "folded",
+    "folding_sql",
     "invalid_input",
     "round_money",
     "strict_json_dumps",

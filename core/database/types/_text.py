@@ -1,5 +1,8 @@
 """Text and bytes that the server will store as they are."""
 
+import functools
+import sys
+import unicodedata
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -30,6 +33,30 @@ def checked_text(value: object, max_length: int | None = None) -> str:
     return value
 
 
+def folded(value: str) -> str:
+    """The one form of a name that is the same however it was typed: Unicode NFKC, case-folded.
+
+    Full-width and other compatibility forms, composed and decomposed accents, and the case of letters make no difference.
+    """
+    while (next_form := unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())) != value:
+        value = next_form
+    return value
+
+
+@functools.cache
+def folding_sql(expression: str) -> str:
+    """What `folded` does as a SQL expression over another one, for rows that are in the database already; it is long."""
+    single: dict[str, str] = {}
+    plain = f"normalize({expression}, NFKC)"
+    for character in map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))):
+        if character == unicodedata.normalize("NFKC", character) and (form := folded(character)) != character:
+            if len(form) == 1:
+                single[character] = form
+            else:
+                plain = f"replace({plain}, '{character}', '{form}')"
+    return f"normalize(translate({plain}, '{''.join(single)}', '{''.join(single.values())}'), NFKC)"
+
+
 class Text(StrictType[str]):
     """TEXT in collation "C": byte order, the same on every server, so an index never goes stale with the system's locale.
 
@@ -55,6 +82,15 @@ class Text(StrictType[str]):
             self._compared = type(self)()
             self._compared.column = self.column
         return self._compared
+
+
+class FoldedText(Text):
+    """TEXT that holds a name in the form of `folded`, in rows and comparisons alike: `column == "TRADER"` finds trader."""
+
+    cache_ok = True
+
+    def convert(self, value: Any) -> str:
+        return checked_text(folded(checked_text(value)), self.max_length)
 
 
 class Bytes(StrictType[bytes]):
