@@ -175,7 +175,7 @@ class TestAHealthyOriginal:
             )
             opened = (await session.scalars(query)).first()
             assert opened is not None
-            assert (opened.user.username, opened.user.is_active, opened.broker) == ("ZA00001", False, "zerodha")
+            assert (opened.user.username, opened.user.is_active, opened.broker) == ("za00001", False, "zerodha")
             assert sessions.credentials_of(opened, ring=RING) == original.TOKEN.format(1)
             assert dict(opened.session_data)["email"] == "trader1@example.test"
             assert "access_token" not in opened.session_data
@@ -416,7 +416,7 @@ class TestAccountsAndSessions:
         rows = await place.rows(
             "SELECT u.username, u.is_active FROM trading_sessions s JOIN users u ON u.id = s.user_id ORDER BY 1"
         )
-        assert rows == [("CD5678", False), ("ab1234", True)]
+        assert rows == [("ab1234", True), ("cd5678", False)]
 
     async def test_ended_and_superseded_sessions_end_when_they_did(self, place: Place):
         await place.connection.execute("DROP INDEX ix_trading_sessions_user_id")
@@ -430,12 +430,15 @@ class TestAccountsAndSessions:
         assert "active sessions that are ended: 1; their user has a later one with the same broker" in report.notes
 
     async def test_users_that_cannot_be_are_set_aside(self, place: Place):
-        for name in ("Anna", "anna", " bert ", "x" * 151):
+        for name in ("Anna", "anna", " bert ", "x" * 151, "Stra\u00dfe", "\uff33TRASSE", "be\u202ert"):
             await place.add("users", username=name)
         report = await place.adopt()
-        assert counts(report)["users"] == (4, 1, 3)
+        assert counts(report)["users"] == (7, 2, 5)
+        assert await place.rows("SELECT username FROM users ORDER BY 1") == [("anna",), ("strasse",)]
         reasons = await place.reasons()
-        assert reasons["users", "2"] == "username differs in case alone from that of user 1"
+        assert reasons["users", "2"] == "username is another spelling of that of user 1"
+        assert reasons["users", "6"] == "username is another spelling of that of user 5"
+        assert "invisible characters" in reasons["users", "7"]
         assert reasons["users", "3"].startswith("username must not be empty, begin or end with a blank")
 
     async def test_a_bcrypt_hash_is_kept_and_a_password_reset_asked_for(self, place: Place):

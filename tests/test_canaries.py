@@ -4,8 +4,10 @@ import asyncio
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select, text
 
+from core.config.settings import Settings
 from core.database.canaries import RingCheck, check_ring, keep_canary
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
@@ -136,3 +138,48 @@ async def test_the_table_takes_the_canary_of_every_id_and_nothing_else(database_
                 await connection.execute(insert, key_id, envelope)
     finally:
         await connection.close()
+
+
+def of(url: str, held: KeyRing | None, **options: object) -> DatabaseManager:
+    return DatabaseManager(url, "testing", "migrations_only", ring=held, **options)  # type: ignore[arg-type]
+
+
+async def test_a_manager_with_a_wrong_key_does_not_start_and_leaves_nothing_open(database_url, manager):
+    right = ring("k1")
+    async with manager.transaction() as session:
+        await keep_canary(session, right)
+    wrong = of(database_url, ring("k1"))
+    with pytest.raises(InvalidKey, match="'k1' is not the one that has sealed"):
+        await wrong.connect()
+    with pytest.raises(InvalidKey):  # and is not waited for
+        await wrong.wait_for_ready(5)
+    assert (await wrong.health_check())["status"] == "unhealthy"
+    for held in (right, None):
+        async with of(database_url, held) as started:
+            assert (await started.health_check())["warnings"] == []
+
+
+async def test_a_missing_key_is_a_warning_since_what_it_sealed_may_be_gone(database_url, manager):
+    async with manager.transaction() as session:
+        await keep_canary(session, ring("old"))
+    async with of(database_url, ring("new")) as started:
+        health = await started.health_check()
+    assert health["status"] == "healthy"
+    assert health["warnings"] == ["the encryption key 'old' has sealed secrets here and is not in the ring"]
+
+
+async def test_a_ring_is_no_reason_to_refuse_a_schema_that_verification_let_pass(empty_database):
+    async with of(empty_database, ring("k1"), verify_migrations=False) as started:
+        assert (await started.health_check())["status"] == "degraded"
+
+
+async def test_settings_bring_their_keys_to_the_manager(database_url, manager):
+    async with manager.transaction() as session:
+        await keep_canary(session, ring("k1"))
+    database = {"postgres_url": database_url, "encryption_keys": f"k1:{KeyRing.generate_key()}"}
+    settings = Settings(_env_file=None, environment="testing", database=database)  # type: ignore[arg-type]
+    with pytest.raises(InvalidKey):
+        await DatabaseManager.from_settings(settings).connect()
+    settings.database.encryption_keys = SecretStr("not a key")
+    with pytest.raises(InvalidKey, match="written id:base64"):
+        DatabaseManager.from_settings(settings)

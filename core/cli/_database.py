@@ -47,11 +47,14 @@ def embedded_server(settings: Settings, *, verb: str) -> "EmbeddedServer":
 
 
 def unchanging_manager(settings: Settings, *, verify: bool = False) -> "DatabaseManager":
-    """A manager that connects without touching the schema, and without refusing it unless `verify`."""
+    """A manager that connects without touching the schema, and without refusing it unless `verify`.
+
+    It holds no keys: a wrong one must not stand in the way of the commands that find out about it.
+    """
     from core.database.connection import DatabaseManager
 
     database = settings.database.model_copy(
-        update={"schema_management": "migrations_only", "verify_migrations": verify}
+        update={"schema_management": "migrations_only", "verify_migrations": verify, "encryption_keys": None}
     )
     return DatabaseManager.from_settings(settings.model_copy(update={"database": database}))
 

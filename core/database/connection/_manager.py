@@ -22,7 +22,8 @@ from core.database.connection._broker import checked_broker
 from core.database.connection._engines import Engines
 from core.database.connection._fork import forget_after_fork
 from core.database.connection._session import SavepointScope, SessionScope, TransactionScope, caller_of
-from core.database.connection._startup import checked_mode, reach, until_ready
+from core.database.connection._startup import checked_mode, hold_ring, reach, until_ready
+from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, refuse_guessed, tls_mode
 from core.database.errors import (
     ConfigurationError,
@@ -50,7 +51,8 @@ class DatabaseManager:
     """Everything between an application and its PostgreSQL: connect once, then open sessions.
 
     One manager belongs to one process and one event loop. The URL is read, and refused with `InvalidUrl` if it cannot
-    work, at construction; nothing is sent before `connect()`. All durations are seconds.
+    work, at construction; nothing is sent before `connect()`. All durations are seconds. With `ring`, the keys that an
+    application seals and opens with, `connect()` finds out whether they are the right ones.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class DatabaseManager:
         hooks: Sequence[QueryHook | Hook] = (),
         monitor: QueryMonitor | None = None,
         application_name: str = "alpha-panda",
+        ring: KeyRing | None = None,
     ) -> None:
         self._environment: Environment = checked_mode("environment", environment, Environment)
         self._mode: SchemaManagement = checked_mode("schema_management", schema_management, SchemaManagement)
         self._verify = verify_migrations
         self._retry = retry or RetryOptions()
         self._monitoring = monitoring or MonitoringOptions()
+        self._ring = ring
         self._monitor = monitor or QueryMonitor(self._monitoring, hooks)
         self._options = EngineOptions(
             environment=self._environment,
@@ -100,8 +104,9 @@ class DatabaseManager:
     def from_settings(
         cls, settings: "Settings", *, hooks: Sequence[QueryHook | Hook] = (), monitor: QueryMonitor | None = None
     ) -> Self:
-        """A manager by `core.config.settings`."""
+        """A manager by `core.config.settings`; its ring is that of the encryption keys. Raises `InvalidKey` for bad ones."""
         database = settings.database
+        keys = database.encryption_keys
         return cls(
             database.postgres_url,
             settings.environment,
@@ -114,6 +119,7 @@ class DatabaseManager:
             monitoring=database.monitoring,
             pgbouncer=database.pgbouncer,
             application_name=database.application_name,
+            ring=None if keys is None else KeyRing.parse(keys.get_secret_value()),
             hooks=hooks,
             monitor=monitor,
         )
@@ -132,7 +138,8 @@ class DatabaseManager:
         """Start the built-in server if the URL is `embedded:`, reach the database, and see to its schema.
 
         Does nothing when connected. Leaves nothing open when it fails. Raises a `ConnectionFailed`, a `SchemaError`,
-        a `ConfigurationError` (pool beyond the server's limit, in staging and production) or `EmbeddedServerError`.
+        a `ConfigurationError` (pool beyond the server's limit, in staging and production), `EmbeddedServerError`, or
+        `InvalidKey` where another key than the ring's has sealed secrets under its id.
         """
         if self._connecting is None:
             self._connecting = asyncio.Lock()
@@ -157,6 +164,11 @@ class DatabaseManager:
                     verify=self._verify,
                     timeouts=self._options.timeouts,
                 )
+                if self._ring is not None:
+                    missing = await hold_ring(engines.writer, self._ring)
+                    self._warnings += missing
+                    for warning in missing:
+                        _log.warning(warning)
             except BaseException:  # cancellation too: whatever ends the attempt, no connection outlives it
                 await self.close()
                 raise

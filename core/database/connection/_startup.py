@@ -8,20 +8,25 @@ from typing import Any, TypeVar, get_args
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from core.database.canaries import check_ring
+from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, tls_mode
 from core.database.errors import (
     AuthenticationFailed,
     ConfigurationError,
     ConnectTimeout,
+    InvalidKey,
     PandaDatabaseError,
     SessionMisuse,
+    StatementFault,
     TlsRefused,
 )
 
 T = TypeVar("T")
 
 _LIMIT = text("SELECT current_setting('max_connections')::int")
-_FINAL = (AuthenticationFailed, TlsRefused, ConfigurationError, SessionMisuse)
+_FINAL = (AuthenticationFailed, TlsRefused, ConfigurationError, SessionMisuse, InvalidKey)
+_NO_TABLE = "42P01"
 _RESERVED = 3  # superuser_reserved_connections, whose default no application may use
 
 
@@ -85,3 +90,20 @@ def budget_warning(options: EngineOptions, *, limit: int) -> list[str]:
     if options.environment in ("staging", "production"):
         raise ConfigurationError(text, hint="Lower DATABASE__POOL__SIZE and its companions, or raise max_connections.")
     return [text]
+
+
+async def hold_ring(engine: AsyncEngine, ring: KeyRing) -> list[str]:
+    """Hold the ring against the database's canaries: raises `InvalidKey` for a wrong key; a warning for each missing one.
+
+    A key may be missing rightly, once everything that it sealed is sealed by another or erased.
+    """
+    try:
+        async with engine.connect() as connection:
+            found = await check_ring(connection, ring)
+    except StatementFault as fault:
+        if fault.sqlstate != _NO_TABLE:
+            raise
+        return []  # a schema that is behind, and was not refused
+    if found.wrong:
+        found.raise_unless_whole()
+    return [f"the encryption key {key_id!r} has sealed secrets here and is not in the ring" for key_id in found.missing]

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database.encryption import MAX_SECRET_BYTES, KeyRing
 from core.database.errors import ConfigurationError, InvalidInput
-from core.database.types import strict_json_dumps, strict_json_loads
+from core.database.types import folding_sql, strict_json_dumps, strict_json_loads
 from core.trading import sessions
 from core.trading.adoption._original import ORIGINAL_SCHEMA
 from core.trading.adoption._report import TableCount
@@ -33,14 +33,18 @@ _ADD_SECRETS = text("INSERT INTO adopting_secrets SELECT * FROM unnest(:ids, :no
     bindparam("envelopes", type_=ARRAY(BYTEA())),
     bindparam("reasons", type_=ARRAY(TEXT())),
 )
+_FOLDED = f"""
+    CREATE OR REPLACE FUNCTION pg_temp.folded(name text) RETURNS text LANGUAGE sql IMMUTABLE STRICT
+    RETURN {folding_sql("name")}
+"""
 _USERS = f"""
     INSERT INTO adopting_users (id, username, hashed_password, is_active, created_at, updated_at, _key, _reason)
-    SELECT id, username, hashed_password, true, COALESCE(created_at, now()), COALESCE(created_at, now()),
+    SELECT id, pg_temp.folded(username), hashed_password, true, COALESCE(created_at, now()), COALESCE(created_at, now()),
         CAST(id AS text), CASE WHEN id < 1 THEN 'id is below 1' END
     FROM {ORIGINAL_SCHEMA}.users
 """
 _SAME_NAME = """(
-    SELECT _key AS twin, first_value(id) OVER (PARTITION BY lower(username) ORDER BY id) AS elder
+    SELECT _key AS twin, first_value(id) OVER (PARTITION BY username ORDER BY id) AS elder
     FROM adopting_users WHERE _reason IS NULL) d
 """
 _NEXT_ID = """
@@ -49,10 +53,10 @@ _NEXT_ID = """
 """
 _ACCOUNTS = f"""
     INSERT INTO adopting_users (username, hashed_password, is_active, created_at, updated_at, _key)
-    SELECT DISTINCT ON (lower(user_id COLLATE "C")) user_id, '{_NO_PASSWORD}', false, now(), now(), user_id
-    FROM {_OPEN} o
-    WHERE NOT EXISTS (SELECT FROM users u WHERE lower(u.username) = lower(o.user_id COLLATE "C"))
-    ORDER BY lower(user_id COLLATE "C"), user_id COLLATE "C"
+    SELECT DISTINCT ON (name) name, '{_NO_PASSWORD}', false, now(), now(), user_id
+    FROM (SELECT user_id, pg_temp.folded(user_id) AS name FROM {_OPEN}) o
+    WHERE NOT EXISTS (SELECT FROM users u WHERE u.username = o.name COLLATE "C")
+    ORDER BY name, user_id COLLATE "C"
 """
 _ADD_ACCOUNTS = """
     INSERT INTO users (username, hashed_password, is_active, created_at, updated_at)
@@ -65,7 +69,7 @@ _SESSIONS = f"""
         SELECT o.*, u.id AS account, x.envelope, x.reason, CAST(x.notes AS jsonb) AS notes,
             COALESCE(o.start_time, o.created_at) AS began
         FROM {_OPEN} o JOIN adopting_secrets x ON x.session_id = o.session_id COLLATE "C"
-        LEFT JOIN users u ON lower(u.username) = lower(o.user_id COLLATE "C")
+        LEFT JOIN users u ON u.username = pg_temp.folded(o.user_id) COLLATE "C"
     ), named AS (
         SELECT read.*, COALESCE(lower(NULLIF(btrim(notes ->> 'broker'), '')),
             CASE notes ->> 'login_method' WHEN 'mock' THEN 'paper' ELSE 'zerodha' END) AS broker
@@ -159,11 +163,12 @@ async def move_users(connection: AsyncConnection, *, read: int, verifiable: Call
 
     The original's sessions name the broker's client id, which is text and points at no user.
     """
+    await run(connection, _FOLDED)
     await stage(connection, "users")
     await run(connection, _USERS)
     await analyze(connection, staged("users"))
     await judge(connection, "users")
-    reason = "format('username differs in case alone from that of user %s', d.elder)"
+    reason = "format('username is another spelling of that of user %s', d.elder)"
     await refuse(connection, "users", reason, "d.twin = s._key AND d.elder <> s.id", joined=_SAME_NAME)
     moved, aside = await settle(connection, "users", source="users", key="id")
     hashes = await connection.scalars(text("SELECT hashed_password FROM users"))
@@ -189,6 +194,7 @@ async def move_sessions(connection: AsyncConnection, *, read: int, notes: list[s
         notes.append(f"active sessions that are ended: {superseded:,}; their user has a later one with the same broker")
     moved, aside = await settle(connection, "trading_sessions", source="trading_sessions", key="session_id")
     await run(connection, _KEEP_SEALED)
+    await run(connection, "DROP FUNCTION pg_temp.folded(text)")
     return TableCount(table="trading_sessions", into="trading_sessions", read=read, moved=moved, set_aside=aside)
 
 
