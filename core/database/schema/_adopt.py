@@ -109,7 +109,7 @@ def _closest(found: Catalog, scripts: Scripts, state: SchemaState) -> tuple[str,
         step.revision: _without_stamp(expected(scripts.folder, step.revision, schema=found.schema))
         for step in reversed(_line(scripts))
     }
-    _refuse_strangers(here, heads[scripts.head])
+    _refuse_strangers(here, list(heads.values()))
     judged = {
         revision: compare(here, head, name="head" if revision == scripts.head else f"revision {revision}")
         for revision, head in heads.items()
@@ -138,15 +138,19 @@ def _without_stamp(found: Catalog) -> Catalog:
     return Catalog(found.schema, tuple(entry for entry in found.entries if entry.table != _STAMP_TABLE))
 
 
-def _refuse_strangers(here: Catalog, head: Catalog) -> None:
-    """Raise if the database has none of our tables, or tables that share nothing with ours but the name."""
-    wanted, present = _columns(head), _columns(here)
+def _refuse_strangers(here: Catalog, revisions: Sequence[Catalog]) -> None:
+    """Raise if the database has none of our tables, or tables that share nothing with ours but the name.
+
+    A table is held against what it was at every revision, the newest first.
+    """
+    known, present = [_columns(revision) for revision in revisions], _columns(here)
+    wanted = known[0]
     ours = [table for table in wanted if table in present]
     if not ours:
         raise SchemaMissing(
             "The database has none of this project's tables.", hint="Create them with `panda migrate upgrade`."
         )
-    strangers = [table for table in ours if len(wanted[table] & present[table]) < _ALIKE * len(wanted[table])]
+    strangers = [table for table in ours if not any(_alike(then.get(table), present[table]) for then in known)]
     if strangers:
         words = "; ".join(
             f"{table} has {_some(present[table] - wanted[table])} and lacks {_some(wanted[table] - present[table])}"
@@ -156,6 +160,10 @@ def _refuse_strangers(here: Catalog, head: Catalog) -> None:
             f"Tables here bear our names and are not ours: {words}.",
             hint="Name another database in the URL. Nothing was changed.",
         )
+
+
+def _alike(wanted: set[str] | None, present: set[str]) -> bool:
+    return wanted is not None and len(wanted & present) >= _ALIKE * len(wanted)
 
 
 def _refuse_half(differences: Sequence[Difference], revision: str) -> None:
