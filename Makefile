@@ -9,6 +9,11 @@ PART ?=
 WORKERS ?= 3
 ROUNDS ?= 30
 
+# Else each worker, and each command that a test runs, compiles the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+# Neighbours stay in one worker, which makes what they share once; a worker that has done its own takes from the others.
+SPREAD = -n $(WORKERS) --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-components test-debian soak check docs bench coverage lock clean
 
@@ -40,13 +45,13 @@ demo: $(VENV)/.run ## the main job on a built-in PostgreSQL (INSTRUMENTS=f)
 	@$(BIN)/panda demo $(if $(INSTRUMENTS),--instruments "$(INSTRUMENTS)") $(ARGS)
 
 test: $(VENV)/.dev ## the tests that need Python packages alone
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not component" $(ARGS)
+	@$(BIN)/python -m pytest $(SPREAD) -m "not component" $(ARGS)
 
 test-components: $(VENV)/.dev ## those that need Debian packages
 	@$(BIN)/python -m pytest -m component $(ARGS)
 
 test-debian: $(VENV)/.dev ## the tests of `make test` on Debian's PostgreSQL
-	@$(BIN)/python -m tests.cluster.debian -n $(WORKERS) -m "not component" $(ARGS)
+	@$(BIN)/python -m tests.cluster.debian $(SPREAD) -m "not component" $(ARGS)
 
 soak: $(VENV)/.dev ## kill -9 under the snapshot writer and the loader (ROUNDS=30)
 	@PANDA_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/test_snapshot_ledger.py tests/test_trading_instruments.py -k "kill" $(ARGS)
@@ -66,7 +71,7 @@ bench: $(VENV)/.bench ## this project against its peers (WORK=a,b), or PART=x
 	@$(BIN)/python -m bench$(if $(PART),.$(PART)) $(if $(WORK),--work "$(WORK)") $(ARGS)
 
 coverage: $(VENV)/.dev ## branch coverage of core/ by the tests
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not component" --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(BIN)/python -m pytest $(SPREAD) -m "not component" --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 lock: $(VENV)/.dev ## pin the ranges of pyproject.toml anew, with hashes
 	@$(BIN)/python requirements/lock.py

@@ -1,16 +1,22 @@
 """The plugin's fixtures under the names that this suite calls them by, and what is about this suite alone."""
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
 from core.config.settings import get_settings
 from core.testing._plugin import given_url
 from core.testing._run import run_of
+
+# No property here is about the time of one example; on a busy machine any of them may take a second.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +34,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marker = item.get_closest_marker("builtin_server")
         if marker is not None:
             item.add_marker(pytest.mark.skip(reason=f"built-in server only: {marker.kwargs['reason']}"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What imports and collection have made stays to the end: the garbage collector need not look at it in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -798,6 +798,7 @@ async def test_a_pg_restore_that_fails_among_the_rows_is_quoted_and_nothing_is_s
 def test_the_oldest_tools_that_are_new_enough_are_taken() -> None:
     found = available_tools()
     assert {tools.major for tools in found} >= {18}
+    assert all(tools.pg_dump.resolve().name == "pg_dump" for tools in found), "a wrapper that only starts another"
     assert find_tools(at_least=18).major == min(tools.major for tools in found if tools.major >= 18)
     for tools in found:
         if str(tools.folder).startswith(str(client_folders()[0].parent.parent)):

@@ -1,5 +1,6 @@
 """The bench's own arithmetic, order and texts. Nothing here measures anything, and no peer need be installed."""
 
+import gc
 import importlib
 import itertools
 import json
@@ -8,13 +9,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import bench.works
-from bench import latency
+from bench import latency, measure
 from bench.__main__ import wishes
 from bench.catalog import WORKS, chosen
 from bench.measure import Entrant, Goal, Result, SelfTimed, Unavailable, Work, expect, rotated, run_work
@@ -107,6 +109,11 @@ class TestStatistics:
 
 
 class TestRunning:
+    @pytest.fixture(autouse=True)
+    def _heap(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The heap here is that of a whole suite: no entrant is timed, so nobody waits until it is clean."""
+        monkeypatch.setattr(measure, "gc", mock.Mock(spec=gc))
+
     def test_every_entrant_takes_every_place_and_the_second_time_around_is_reversed(self):
         entrants = [recording(name, []) for name in "abc"]
         orders = ["".join(each.name for each in rotated(entrants, turn)) for turn in range(6)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import io
 import json
 import os
 import pty
@@ -12,11 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -27,29 +24,12 @@ from core.cli.main import main
 from core.config.settings import get_settings
 from core.database import errors, schema
 from core.database.connection import DatabaseManager
+from tests.commands import panda
 
 SECRET = "hunter2-geheim"
 NOWHERE = f"postgresql://panda:{SECRET}@127.0.0.1:1/panda"
 pytestmark = pytest.mark.usefixtures("clean")
 HEAVY = {"sqlalchemy", "asyncpg", "polars", "alembic", "pydantic", "structlog", "rich", "asyncio"}
-
-
-def panda(*arguments: str, url: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, which is quick; what it writes is kept as a process's output would be.
-
-    Not for `wait` with a short limit: when its time is up it may end the process, and that is this one.
-    """
-    names = environment | ({"DATABASE__POSTGRES_URL": url} if url else {})
-    out, err = io.StringIO(), io.StringIO()
-    get_settings.cache_clear()
-    with (
-        mock.patch.dict(os.environ, names),
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        code = main(arguments)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def process(*arguments: str, url: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -217,7 +197,7 @@ def test_config_show_gives_every_setting_its_source_and_no_secret():
     assert shown["DATABASE__POOL__SIZE"] == {"value": "4", "source": ".env DATABASE__POOL__SIZE"}
     assert shown["DATABASE__ENCRYPTION_KEYS"]["value"] == "***"
     assert shown["ENVIRONMENT"] == {"value": "development", "source": "default"}
-    table = process("config", "show", **names)
+    table = panda("config", "show", **names)
     assert SECRET not in table.stdout
     assert re.search(r"^DATABASE__POOL__SIZE +4 +\.env$", table.stdout, re.MULTILINE)
     assert table.stderr == ""
@@ -252,7 +232,8 @@ def test_an_unreachable_server_is_exit_code_4_with_the_mend_and_no_traceback(com
     assert "hint: " in result.stderr
     assert "Traceback" not in result.stderr
     assert SECRET not in result.stderr
-    error = answer(process(*command, "--json", url=NOWHERE))["error"]
+    again = process if command[0] == "wait" else panda
+    error = answer(again(*command, "--json", url=NOWHERE))["error"]
     assert error["type"] == "HostUnreachable"
     assert error["exit_code"] == 4
     assert error["hint"]

@@ -1,9 +1,7 @@
 """What an instrument was on a day, through tokens that are used again and symbols that move."""
 
-import os
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from core.database.connection import DatabaseManager
 from core.database.errors import InvalidInput
 from core.trading import instruments
 
-DATA = Path(os.environ.get("PANDA_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 HEADER = (
     "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,"
     "segment,exchange\n"
@@ -168,43 +165,3 @@ async def test_as_of_says_what_the_files_said(manager: DatabaseManager, files: l
             states = await instruments.history(session, token)
             assert all(one.valid_to == after.valid_from for one, after in pairwise(states))
             assert [one.valid_to for one in states[-1:]] == [None] * bool(states)
-
-
-@pytest.mark.shared_data
-async def test_a_real_token_that_was_used_again_is_told_by_the_day(manager: DatabaseManager):
-    files = [DATA / f"nuvama_instruments_2025-{name}.csv.gz" for name in ("08-25", "08-29")]
-    if not all(file.exists() for file in files):
-        pytest.skip("the brokers' files are not here")
-    for file, when in zip(files, (date(2025, 8, 25), date(2025, 8, 29)), strict=True):
-        await instruments.load(manager, file, trading_date=when)
-    async with manager.get_session(read_only=True) as session:
-        for when, symbol in ((date(2025, 8, 28), "VEDL25AUG620CE"), (date(2025, 8, 29), "NIFTYNXT5025NOVFUT")):
-            state = await instruments.as_of(session, "nuvama/38312_NFO", when)
-            assert state is not None
-            assert state.trading_symbol == symbol
-        assert len(await instruments.history(session, "nuvama/38312_NFO")) == 2
-
-
-@pytest.mark.shared_data
-async def test_real_strikes_that_were_adjusted_are_found_by_either_symbol(manager: DatabaseManager):
-    files = [DATA / "kite_nfo_2026-08_day1.csv.gz", DATA / "kite_nfo_bfo_2026-08_day2.csv.gz"]
-    if not all(file.exists() for file in files):
-        pytest.skip("the brokers' files are not here")
-    for number, file in enumerate(files):
-        await instruments.load(manager, file, trading_date=date(2026, 8, 3 + number))
-    async with manager.get_session(read_only=True) as session:
-        renamed = (
-            await session.scalars(
-                text(
-                    "SELECT v.instrument_token FROM instrument_versions v JOIN instruments i USING (instrument_token)"
-                    " WHERE v.underlying = 'HINDPETRO' AND v.trading_symbol <> i.trading_symbol"
-                )
-            )
-        ).all()
-        assert len(renamed) == 74
-        for token in renamed:
-            old, new = await instruments.history(session, token)
-            assert old.trading_symbol != new.trading_symbol
-            before = await instruments.as_of(session, f"NFO:{old.trading_symbol}", date(2026, 8, 3))
-            now = await instruments.as_of(session, f"NFO:{new.trading_symbol}", date(2026, 8, 4))
-            assert (before and before.instrument_token) == token == (now and now.instrument_token)

@@ -30,6 +30,7 @@ from core.database.monitoring import QueryEvent
 from core.trading import instruments
 from tests.cluster.debian import DebianServer, binaries, debian_server
 from tests.cluster.proxy import fault_proxy
+from tests.commands import panda
 
 INSERT = text("INSERT INTO users (username, hashed_password) VALUES (:name, 'h')")
 PREFIX = "alpha_panda_database_"
@@ -347,14 +348,8 @@ def fetch(port: int) -> str:
         return answer.read().decode()
 
 
+@pytest.mark.usefixtures("clean")
 class TestCommand:
-    @pytest.fixture(autouse=True)
-    def _clean(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        for name in list(os.environ):
-            if name.upper().startswith("DATABASE") or name.upper() == "ENVIRONMENT":
-                monkeypatch.delenv(name)
-        monkeypatch.chdir(tmp_path)
-
     @contextmanager
     def served(self, url: str, *arguments: str) -> "Generator[tuple[subprocess.Popen[str], int]]":
         process = subprocess.Popen(
@@ -405,49 +400,45 @@ class TestCommand:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = str(taken.getsockname()[1])
-            done = run("serve", "--port", port, url=database_url_sync)
+            done = panda("metrics", "serve", "--port", port, url=database_url_sync)
         assert done.returncode == 1
         assert f"port {port}" in done.stderr
         assert "--port" in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_show_prints_once(self, database_url_sync: str) -> None:
-        done = run("show", url=database_url_sync)
+        done = subprocess.run(
+            [sys.executable, "-m", "core.cli.main", "metrics", "show"],
+            env=os.environ | {"DATABASE__POSTGRES_URL": database_url_sync},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         assert value_of(done.stdout, "up") == 1
         assert value_of(done.stdout, "schema_state", state="at_head") == 1
-        as_json = run("show", "--json", url=database_url_sync)
+        as_json = panda("metrics", "show", "--json", url=database_url_sync)
         report = json.loads(as_json.stdout)
         assert report["up"] is True
         names = {family["name"] for family in report["metrics"]}
         assert {"alpha_panda_database_up", "alpha_panda_database_server_wal_bytes"} <= names
 
     def test_show_of_an_unreachable_server_is_exit_code_4_and_up_0(self) -> None:
-        done = run("show", url="postgresql://panda:s3cret-word@127.0.0.1:1/panda")
+        done = panda("metrics", "show", url="postgresql://panda:s3cret-word@127.0.0.1:1/panda")
         assert done.returncode == 4
         assert value_of(done.stdout, "up") == 0
         assert "s3cret-word" not in done.stdout + done.stderr
 
     def test_nothing_is_started_for_a_built_in_server_that_does_not_run(self, tmp_path: Path) -> None:
         folder = tmp_path / "server"
-        done = run("show", url=f"embedded://{folder}")
+        done = panda("metrics", "show", url=f"embedded://{folder}")
         assert done.returncode == 4
         assert value_of(done.stdout, "up") == 0
         assert not folder.exists()
 
     def test_a_url_that_cannot_work_is_refused_before_anything_is_served(self) -> None:
         for verb in ("show", "serve"):
-            done = run(verb, url="mysql://x/y")
+            done = panda("metrics", verb, url="mysql://x/y")
             assert done.returncode == 2
             assert done.stdout == ""
-
-
-def run(*arguments: str, url: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "core.cli.main", "metrics", *arguments],
-        env=os.environ | {"DATABASE__POSTGRES_URL": url},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
 
 
 @pytest.mark.component

@@ -4,7 +4,6 @@ import ast
 import asyncio
 import datetime as dt
 import json
-import os
 import re
 import subprocess
 import sys
@@ -343,9 +342,8 @@ class TestNew:
         with pytest.raises(ConfigurationError, match=r"belongs to an installed package.*--directory"):
             schema.new("More")
 
-    def test_a_folder_without_write_permission_is_refused(self, tmp_path):
-        versions = write(tmp_path / "v")
-        tmp_path.chmod(0o755)
+    def test_a_folder_without_write_permission_is_refused(self, open_folder):
+        versions = write(open_folder / "unwritable")
         versions.chmod(0o555)
         source = (
             "import os, sys; from pathlib import Path; from core.database import schema\n"
@@ -353,9 +351,6 @@ class TestNew:
             "try: schema.new('More', versions=Path(sys.argv[1]))\n"
             "except Exception as error: print(type(error).__name__, error)\n"
         )
-        for parent in tmp_path.parents:
-            if parent.stat().st_uid == os.getuid() and parent != Path("/tmp"):
-                parent.chmod(parent.stat().st_mode | 0o055)
         ran = subprocess.run(
             [sys.executable, "-c", source, str(versions)], cwd=ROOT, capture_output=True, text=True, check=False
         )

@@ -23,6 +23,7 @@ from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 from core.database.errors import ConfigurationError, LockTimeout, MigrationFailed, SchemaError
 from core.database.schema._index_steps import child_name
 from tests.cluster.debian import binaries, debian_server, pgbouncer, pooled
+from tests.commands import panda
 from tests.small_schema import QUICK, engine_on, metadata, revision, write
 from tests.test_schema import run_by_hand
 from tests.test_schema_lock import python, wait_for
@@ -595,11 +596,12 @@ class TestCommands:
             check=False,
         )
 
+    @pytest.mark.usefixtures("clean")
     def test_upgrade_does_not_print_the_sql_of_a_downgrade_nor_downgrade_that_of_an_upgrade(self, database_url_sync):
-        refused = self.panda(database_url_sync, "upgrade", "--sql", "base")
+        refused = panda("migrate", "upgrade", "--sql", "base", url=database_url_sync)
         assert (refused.returncode, refused.stdout) == (2, "")
         assert "`panda migrate downgrade base --sql` prints its SQL." in refused.stderr
-        assert "DROP TABLE" in self.panda(database_url_sync, "downgrade", "base", "--sql").stdout
+        assert "DROP TABLE" in panda("migrate", "downgrade", "base", "--sql", url=database_url_sync).stdout
 
     async def test_plan_shows_the_limits_and_a_failure_names_its_revision(self, empty_database):
         table = await asyncio.to_thread(self.panda, empty_database, "plan")

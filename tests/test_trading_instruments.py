@@ -730,6 +730,19 @@ class TestRealFiles:
             "WHERE v.strike = 390 AND t.underlying = 'HINDPETRO' AND t.option_type = 'CE' ORDER BY t.expiry LIMIT 1",
         )
         assert old == (Decimal(390), Decimal("370.75"))
+        renamed = await fetch(
+            manager,
+            "SELECT v.instrument_token FROM instrument_versions v JOIN instruments t USING (instrument_token) "
+            "WHERE v.underlying = 'HINDPETRO' AND v.trading_symbol <> t.trading_symbol",
+        )
+        assert len(renamed) == 74
+        async with manager.get_session(read_only=True) as session:
+            for (token,) in renamed:
+                earlier, later = await instruments.history(session, token)
+                assert earlier.trading_symbol != later.trading_symbol
+                before = await instruments.as_of(session, f"NFO:{earlier.trading_symbol}", date(2026, 8, 3))
+                now = await instruments.as_of(session, f"NFO:{later.trading_symbol}", date(2026, 8, 4))
+                assert (before and before.instrument_token) == token == (now and now.instrument_token)
 
     async def test_nuvama_over_three_weeks(self, manager: DatabaseManager):
         first = await load_real(manager, "nuvama_instruments_2025-08-25.csv.gz", "2025-08-25")
@@ -739,6 +752,12 @@ class TestRealFiles:
         # The description says 951 and 939 by the file's own symbol, which for an equity is the ISIN; ours is the ticker. Of two
         # equities only the ISIN is new, of three only the ticker, which it counts as changed too.
         assert (second.changed, second.attributes_changed, second.renamed) == (951 - 2, 1_025 + 2, 939 - 2 + 3)
+        async with manager.get_session(read_only=True) as session:  # a token that was used again is told by the day
+            for when, symbol in ((date(2025, 8, 28), "VEDL25AUG620CE"), (date(2025, 8, 29), "NIFTYNXT5025NOVFUT")):
+                state = await instruments.as_of(session, "nuvama/38312_NFO", when)
+                assert state is not None
+                assert state.trading_symbol == symbol
+            assert len(await instruments.history(session, "nuvama/38312_NFO")) == 2
         third = await load_real(manager, "nuvama_instruments_2025-09-12.csv.gz", "2025-09-12")
         fourth = await load_real(manager, "nuvama_instruments_2025-09-15.csv.gz", "2025-09-15")
         assert (fourth.added + fourth.reactivated, fourth.deactivated) == (1_126, 625)

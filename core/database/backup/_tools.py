@@ -24,6 +24,7 @@ _FOLDERS = (
 _VERSION = re.compile(r"\(PostgreSQL\) (([0-9]+)\S*)")
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 _CHATTER = re.compile(r"pg_(dump|restore): (?!error|warning|detail|hint)")
+_WRAPPER = "pg_wrapper"  # Debian's in /usr/bin: it starts those of /usr/lib/postgresql, which are found there
 _LIMIT = 20.0  # seconds for a program to say its version
 _CHUNK = 1024 * 1024
 _SAID = 12  # lines of what a failed program said last
@@ -78,6 +79,8 @@ def available_tools(folder: Path | None = None) -> list[Tools]:
     """Every usable pair of pg_dump and pg_restore, in the order in which they were found."""
     found: list[Tools] = []
     for place in _places() if folder is None else [folder]:
+        if folder is None and (place / "pg_dump").resolve().name == _WRAPPER:
+            continue
         if all(os.access(place / name, os.X_OK) for name in ("pg_dump", "pg_restore")):
             version = _VERSION.search(_said([place / "pg_dump", "--version"], {}) or "")
             if version is not None and version[1] is not None:
