@@ -59,7 +59,8 @@ def check(out: Output) -> int:
     out.line(found.state.describe())
     if found.drift:
         count = f"{len(found.drift)} difference{'s' if len(found.drift) > 1 else ''}"
-        out.line(f"\n{count} from revision {found.compared_with}:")
+        out.line()
+        out.line(f"{count} from revision {found.compared_with}:")
     elif found.state.current:
         out.line(f"Nothing in the catalog differs from revision {found.compared_with}.")
     _print_differences(out, found.differences)

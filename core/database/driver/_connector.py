@@ -15,6 +15,7 @@ import asyncpg
 from core.database.driver._connection import DriverConnection
 from core.database.errors import HostUnreachable, PandaDatabaseError, WrongEventLoop, translate
 from core.database.monitoring import ConnectionMonitor, QueryMonitor, Server
+from core.printable import printable
 
 SessionAttrs = Literal["any", "primary", "standby", "read-write", "read-only", "prefer-standby"]
 
@@ -105,7 +106,7 @@ class Connector:
             ours = translate(error, phase="connect")
             if ours is None:
                 raise
-            ours.message = f"{_place(host, port)}: {ours.message}"
+            ours.message = printable(f"{_place(host, port)}: {ours.message}")
             raise ours from error
         if self._monitor is not None:
             server = Server(host, port, self.spec.database)

@@ -5,7 +5,6 @@ who use the server. Users come and go only inside the exclusive lock; a releaser
 last one, and nobody can become a user before it has stopped the server. The kernel drops the locks of the dead.
 """
 
-import logging
 import os
 import re
 import time
@@ -25,6 +24,7 @@ from core.database.embedded._folder import Layout, claim, explained, socket_fold
 from core.database.embedded._locks import FileLock, shared_holders
 from core.database.embedded._postmaster import OWN_SETTINGS, Postmaster
 from core.database.errors import ConfigurationError, EmbeddedServerError
+from core.database.monitoring import get_logger
 
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _ATTEMPTS = 4
@@ -32,7 +32,7 @@ _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _OFF = frozenset({"off", "of", "false", "f", "no", "n", "0"})
 
 
-_log = logging.getLogger("core.database.embedded")
+_log = get_logger("core.database.embedded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +171,7 @@ class EmbeddedServer:
                 deadline = time.monotonic() + self._timeout
                 running = _postmaster.wait_until_ready(self._layout, running.process, deadline)
             if running is not None and not running.reachable:
-                _log.warning("the socket in %s is gone; restarting the embedded server", running.socket_folder)
+                _log.warning(f"the socket in {running.socket_folder} is gone; restarting the embedded server")
                 _postmaster.stop(self._layout, running, timeout=self._timeout)
                 running = None
             if running is None:
@@ -200,7 +200,7 @@ class EmbeddedServer:
         socket, deadline = socket_folder(layout, account), time.monotonic() + self._timeout
         running = _postmaster.start(layout, account, binaries, socket, self._settings, deadline=deadline)
         if running is not None:
-            _log.info("started the embedded server in %s (process %d)", layout.directory, running.process.pid)
+            _log.info(f"started the embedded server in {layout.directory} (process {running.process.pid})")
         return running
 
     def _find(self) -> Postmaster | None:

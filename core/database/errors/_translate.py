@@ -11,6 +11,7 @@ from sqlalchemy import exc as sa
 
 from core.database.errors import _tree as tree
 from core.database.errors._tree import PandaDatabaseError
+from core.printable import printable_value
 
 Phase = Literal["connect", "statement", "commit"]
 
@@ -118,7 +119,10 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def scrub(error: BaseException) -> None:
-    """Remove from a driver's exception and its causes all that may quote a value: DETAIL, CONTEXT, parameters."""
+    """Remove from a driver's exception and its causes all that may quote a value: DETAIL, CONTEXT, parameters.
+
+    What is left of its words is made printable: names are quoted as somebody wrote them.
+    """
     for current in chain(error):
         if isinstance(current, PandaDatabaseError):
             continue
@@ -130,10 +134,9 @@ def scrub(error: BaseException) -> None:
         for name in _SECRET_FIELDS:
             if getattr(current, name, None) is not None:
                 setattr(current, name, None)
-        if not _speaks(current):
-            current.args = (_plain(current),)
-            if hasattr(current, "message"):
-                current.message = current.args[0]  # type: ignore[attr-defined]
+        current.args = tuple(map(printable_value, current.args)) if _speaks(current) else (_plain(current),)
+        if current.args and hasattr(current, "message"):
+            current.message = current.args[0]  # type: ignore[attr-defined]
 
 
 def translate(
