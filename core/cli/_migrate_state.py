@@ -165,10 +165,14 @@ async def _drop(out: Output, settings: "Settings", manager: "DatabaseManager", *
 
 
 def _ring(settings: "Settings") -> "KeyRing | None":
-    from core.database.encryption import KeyRing
+    from core.database.encryption import KeyRing, refuse_guessed_keys
 
     keys = settings.database.encryption_keys
-    return KeyRing.parse(keys.get_secret_value()) if keys is not None else None
+    if keys is None:
+        return None
+    ring = KeyRing.parse(keys.get_secret_value())
+    refuse_guessed_keys(ring, settings.environment)
+    return ring
 
 
 def _differences(found: "Sequence[Difference]") -> list[dict[str, Any]]:
