@@ -10,7 +10,7 @@ import re
 import stat
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +48,7 @@ class Source:
 class Found:
     """A value and its source."""
 
-    value: str
+    value: str = field(repr=False)
     source: Source
 
 

@@ -1,5 +1,6 @@
 """From a foreign exception to one of ours, by SQLSTATE, constraint name and type; never by message text."""
 
+import contextlib
 import os
 import re
 import socket
@@ -102,6 +103,7 @@ _BY_NAME: dict[str, type[PandaDatabaseError]] = {
 _SPEAKING = frozenset({"08", "0A", "23", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "XX"})
 _QUOTING_STATES = frozenset({"42601"})
 _SECRET_FIELDS = ("detail", "hint", "context", "query", "internal_query", "where")
+_FRAMES_WITH_VALUES = frozenset({"core", "sqlalchemy", "asyncpg", "pydantic"})
 _ARGUMENT = re.compile(r"query argument \$\d+")
 
 
@@ -137,6 +139,22 @@ def scrub(error: BaseException) -> None:
         current.args = tuple(map(printable_value, current.args)) if _speaks(current) else (_plain(current),)
         if current.args and hasattr(current, "message"):
             current.message = current.args[0]  # type: ignore[attr-defined]
+
+
+def forget_locals(error: BaseException) -> None:
+    """Clear the local variables in the frames that SQLAlchemy, the driver and this package have left behind in the tracebacks.
+
+    Parameters and passwords stand in them, and reporters of errors that record locals send these away. The lines of the
+    traceback stay, and so do the caller's own frames.
+    """
+    for current in chain(error):
+        step = current.__traceback__
+        while step is not None:
+            room: str = step.tb_frame.f_globals.get("__name__", "")
+            if room.partition(".")[0] in _FRAMES_WITH_VALUES:
+                with contextlib.suppress(RuntimeError):  # it is still running
+                    step.tb_frame.clear()
+            step = step.tb_next
 
 
 def translate(
