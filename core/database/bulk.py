@@ -103,7 +103,10 @@ async def copy_csv(
     null: str = "",
     timeout: float = _DEFAULT_TIMEOUT,
 ) -> int:
-    """Copy UTF-8 CSV from bytes, a file or a stream; the number of rows. `timeout` seconds bound the whole COPY."""
+    """Copy UTF-8 CSV from bytes, a file or a stream; the number of rows. `timeout` seconds bound the whole COPY.
+
+    What opening or reading the source raises passes.
+    """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     async with raw_connection(session, timeout=timeout + _GRACE) as raw:
         work = _untyped(raw).copy_to_table(

@@ -164,7 +164,7 @@ def is_guessed_key(key: bytes) -> bool:
 
     Of 32 random bytes fewer than one in 10**13 is taken for such a key.
     """
-    repeated = any(key == (key[:length] * len(key))[: len(key)] for length in range(1, len(key) // 2 + 1))
+    repeated = any(key == (key[:length] * len(key))[: len(key)] for length in range(1, _KEY_BYTES // 2 + 1))
     sequence = len({(after - before) % 256 for before, after in pairwise(key)}) == 1
     text = key.rstrip(b"\0\n")
     return repeated or sequence or len(set(key)) <= _FEW_BYTES or all(byte in _TYPED for byte in text)

@@ -87,6 +87,8 @@ def opened_backup(path: Path) -> Generator[OpenBackup]:
         raise BackupRefused(
             f"{path} cannot be read: {error.strerror}", hint="Check the name and its rights."
         ) from error
+    except ValueError:  # a NUL, or a lone surrogate that stands for no byte
+        raise BackupRefused(f"{str(path)!r} is no path", hint="Name the backup file.") from None
     try:
         yield _checked(path, descriptor)
     except OSError as error:

@@ -19,7 +19,9 @@ from core.database.monitoring import SESSION, LoggedSession, QueryMonitor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FOREIGN: tuple[type[Exception], ...] = (sa.TimeoutError, sa.PendingRollbackError, sa.StatementError, OSError)
+_FOREIGN: tuple[type[Exception], ...] = (
+    sa.TimeoutError, sa.PendingRollbackError, sa.StatementError, OSError, UnicodeEncodeError,
+)  # fmt: skip
 
 
 def _exclusive(method: F) -> F:

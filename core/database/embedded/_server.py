@@ -63,9 +63,14 @@ class EmbeddedServer:
     def __init__(self, directory: Path, *, settings: Mapping[str, str] = _NO_SETTINGS, timeout: float = 60.0) -> None:
         """`settings` are further settings of PostgreSQL, given to a server that this object starts; they do not change
         one that runs. `timeout` is how many seconds to wait for another process's start or stop, and for our own start.
-        Nothing is touched yet. Raises ConfigurationError for a setting that is not the caller's to change.
+        Nothing is touched yet. Raises ConfigurationError for a setting that is not the caller's to change, and for what can
+        be no folder.
         """
-        self._layout = Layout(directory.resolve())
+        try:
+            self._layout = Layout(directory.resolve())
+        except (ValueError, OSError, RuntimeError) as error:  # a NUL, a lone surrogate, a circle of links
+            words = error.strerror if isinstance(error, OSError) else "it is no path"
+            raise ConfigurationError(f"{str(directory)!r} cannot be the server's folder: {words}") from None
         self._settings = dict(settings)
         self._timeout = timeout
         self._use = FileLock(self._layout.users, shared=True)

@@ -174,6 +174,8 @@ def translate(
     found = _foreign(error) if isinstance(error, sa.SQLAlchemyError) else None
     if found is None:
         found = _driver(error, phase=phase, read_only=read_only, disconnected=disconnected)
+    if found is None and isinstance(error, UnicodeEncodeError) and _arose_below(error):
+        return tree.StatementFault("the statement's text holds a lone surrogate, which is not text")
     if found is None and (phase == "connect" or disconnected) and isinstance(error, OSError):
         found = _network(error, phase)
     if found is not None:
@@ -181,6 +183,15 @@ def translate(
         found.orig = error.orig if isinstance(error, sa.StatementError) else error
         found.connection_invalidated = disconnected
     return found
+
+
+def _arose_below(error: BaseException) -> bool:
+    """In SQLAlchemy or the driver, not in code of the caller's that they have called."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    room: str = step.tb_frame.f_globals.get("__name__", "") if step is not None else ""
+    return room.partition(".")[0] in _FRAMES_WITH_VALUES
 
 
 def _foreign(error: sa.SQLAlchemyError) -> PandaDatabaseError | None:

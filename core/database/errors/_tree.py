@@ -7,6 +7,7 @@ from sqlalchemy import exc as sa
 
 from core.printable import printable
 
+_LONGEST, _END = 1_500, 300
 _FIELDS = ("hint", "lines", "sqlstate", "constraint", "table", "column")
 
 
@@ -34,10 +35,10 @@ class PandaDatabaseError(sa.SQLAlchemyError):
         table: str | None = None,
         column: str | None = None,
     ) -> None:
-        self.message = printable(message)
+        self.message = _told(message)
         Exception.__init__(self, self.message)
-        self.hint = self.mend if hint is None else printable(hint)
-        self.lines = tuple(map(printable, lines))
+        self.hint = self.mend if hint is None else _told(hint)
+        self.lines = tuple(map(_told, lines))
         self.sqlstate = sqlstate
         self.constraint = constraint
         self.table = table
@@ -64,6 +65,13 @@ class PandaDatabaseError(sa.SQLAlchemyError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, {name: getattr(self, name) for name in _FIELDS})
+
+
+def _told(text: str) -> str:
+    """Printable, and without the middle where somebody's value would make it endless."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - _END]} ... {text[-_END:]}"
+    return printable(text)
 
 
 def _rebuild(cls: type[PandaDatabaseError], message: str, fields: dict[str, Any]) -> PandaDatabaseError:
