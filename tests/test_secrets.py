@@ -145,7 +145,7 @@ FAILING: dict[str, str] = {
     "bind": "SELECT CAST(:canary AS integer)",
     "raised": "SELECT CAST('{}' AS jsonb) -> 0, panda_set_broker(CAST(:canary AS text))",
     "timeout": "SELECT pg_sleep(5), CAST(:canary AS text)",
-    "lost": "SELECT pg_terminate_backend(pg_backend_pid()), CAST(:canary AS text)",
+    "lost": "SELECT pg_terminate_backend(pg_backend_pid()), CAST(:canary AS text)",  # as a broker it is refused
     "syntax": "SELEC CAST(:canary AS text)",
     "no column": "SELECT missing FROM users WHERE username = :canary",
     "partition": "INSERT INTO portfolio_snapshots SELECT :canary, '1999-01-01Z', 'paper', '[]', 0, 0, 0, 0, 0",
