@@ -1,5 +1,6 @@
 """What others wrote forges no line of a log and steers no terminal: not through a logger, an error, or the command line."""
 
+import asyncio
 import io
 import json
 import logging
@@ -21,13 +22,14 @@ from sqlalchemy import text
 from core.cli._failure import CommandError, describe
 from core.cli._logging import configure
 from core.cli._output import Output
-from core.config.settings import SettingsError
+from core.config.settings import Settings, SettingsError
 from core.config.settings._errors import SettingProblem
 from core.database.connection import DatabaseManager
 from core.database.driver import raw_connection
 from core.database.errors import InvalidInput, PandaDatabaseError, SnapshotConflict, StatementFault, scrub
 from core.database.monitoring import get_logger
 from core.printable import printable, printable_value
+from core.trading import portfolios
 
 UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Cs")
 FORGED = "ok\r\n2026-11-30 [error] \x1b[31mroot logged in\u202e\u2028\x85\u200b\ud800\x7f"
@@ -180,6 +182,20 @@ async def test_copy_tells_no_more_than_a_statement(manager: DatabaseManager) -> 
     assert unseen(str(caught.value)) == []
 
 
+def test_an_endless_value_is_not_quoted_back() -> None:
+    error = InvalidInput("x" * 1_000_000 + " is too long", hint="y" * 1_000_000, lines=["z" * 1_000_000])
+    assert len(str(error)) < 5_000
+    assert error.message.endswith(" is too long")
+    assert " ... " in error.message
+
+
+def test_a_variable_of_a_forged_name_is_told_on_one_line(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE__POOL__SIZE\n\x1b[2J", "1")
+    with pytest.raises(SettingsError) as told:
+        Settings()
+    assert unseen(str(told.value)) == []
+
+
 def test_a_setting_whose_name_is_forged_is_one_line() -> None:
     error = SettingsError([SettingProblem("DATABASE__\nroot", "is wrong"), SettingProblem("B", "too", ".env\x1b[0m")])
     assert [unseen(line) for line in str(error).split("\n")] == [[], []]
@@ -266,6 +282,27 @@ def test_a_wrong_argument_cannot_forge_a_hint(clean: None, capsys: pytest.Captur
     told = capsys.readouterr().err
     assert len(re.findall("hint:", told)) == 2 and len([line for line in told.splitlines() if "hint:" in line]) == 2
     assert unseen(told.replace("\n", "")) == []
+
+
+def test_a_stored_name_steers_no_terminal_and_is_whole_in_json(
+    clean: None, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from core.cli.main import main
+
+    name = "Paper\u202e100 evas\u2066\u200b\u061c"
+
+    async def store() -> None:
+        async with DatabaseManager(database_url) as manager, manager.transaction() as session:
+            await portfolios.create(session, portfolio_id="p\u200f1", broker="paper", currency="INR", name=name)
+
+    asyncio.run(store())
+    monkeypatch.setenv("DATABASE__POSTGRES_URL", database_url)
+    assert main(["portfolio", "list"]) == 0
+    told = capsys.readouterr().out
+    assert unseen(told.replace("\n", "")) == [] and r"p\u200f1" in told
+    assert main(["portfolio", "list", "--json"]) == 0
+    told = capsys.readouterr().out
+    assert told.isascii() and json.loads(told)["portfolios"][0]["name"] == name
 
 
 def test_every_class_of_the_tree_makes_its_words_harmless() -> None:
