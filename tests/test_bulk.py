@@ -1,6 +1,7 @@
 """COPY stands inside the caller's transaction, its errors are ours, and a merge writes only what differs."""
 
 import io
+from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
@@ -34,6 +35,27 @@ async def test_copy_as_the_first_act_of_a_session_is_rolled_back_with_it(kept: D
         assert await bulk.copy_csv(session, "kept", b"1,a\n2,b\n", columns=["id", "name"]) == 2
         await session.rollback()
     assert await rows(kept) == []
+
+
+async def test_a_value_of_another_type_is_refused_with_its_row_and_the_callers_own_errors_pass(
+    kept: DatabaseManager,
+) -> None:
+    for wrong in ("x", 2**40, Decimal("NaN"), object()):
+        async with kept.get_session() as session:
+            with pytest.raises(InvalidInput, match="row 2 of the COPY into kept") as caught:
+                await bulk.copy_records(session, "kept", [(1, "a"), (wrong, "b")], columns=["id", "name"])
+            assert caught.value.__context__ is None
+            with pytest.raises(TransactionAborted):
+                await session.commit()
+
+    def rows_of(mistake: Exception) -> Iterator[tuple[int, str]]:
+        yield 1, "a"
+        raise mistake
+
+    for mistake in (ValueError("mine"), TypeError("mine")):
+        async with kept.get_session() as session:
+            with pytest.raises(type(mistake), match="mine"):
+                await bulk.copy_records(session, "kept", rows_of(mistake), columns=["id", "name"])
 
 
 async def test_what_is_copied_is_stored_by_the_callers_commit(kept: DatabaseManager, tmp_path) -> None:

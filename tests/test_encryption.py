@@ -3,6 +3,7 @@
 import base64
 import copy
 import pickle
+from os import urandom
 from typing import Any
 
 import asyncpg
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.database.encryption import MAX_SECRET_BYTES, KeyRing
+from core.database.encryption import MAX_SECRET_BYTES, KeyRing, is_guessed_key, refuse_guessed_keys
 from core.database.errors import EnvelopeTampered, InvalidInput, InvalidKey, UnknownKey
 from core.database.models import ENVELOPE_MAX_BYTES
 
@@ -263,3 +264,46 @@ async def test_the_table_takes_every_envelope_and_refuses_clear_text(database_ur
                 await connection.execute(insert, "clear", clear)
     finally:
         await connection.close()
+
+
+# Keys that somebody typed
+
+TYPED = {
+    "zeros": bytes(32),
+    "one byte": b"\xa7" * 32,
+    "0 to 31": bytes(range(32)),
+    "downwards": bytes(range(255, 223, -1)),
+    "threes, past 255": bytes(3 * number % 256 for number in range(200, 232)),
+    "two bytes": b"\x00\xff" * 16,
+    "half of it twice": bytes(range(7, 250, 16)) * 2,
+    "a word over and over": b"secretsecretsecretsecretsecretse",
+    "words": b"correct horse battery staple !! ",
+    "a padded word": b"changeme".ljust(32, b"\0"),
+    "digits": b"01234567890123456789012345678901",
+    "few bytes": bytes([1, 2, 3, 250]) * 7 + bytes([3, 2, 1, 250]),
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_a_key_that_somebody_typed_is_refused_where_money_is_real(name: str, environment: Any) -> None:
+    key = TYPED[name]
+    assert is_guessed_key(key)
+    ring = KeyRing({"typed": key, "random": urandom(32)}, active="typed")
+    with pytest.raises(InvalidKey, match="'typed' is a pattern or a text") as caught:
+        refuse_guessed_keys(ring, environment)
+    assert "openssl rand" in str(caught.value)
+    assert base64.b64encode(key).decode() not in str(caught.value)
+    refuse_guessed_keys(ring, "development")
+    refuse_guessed_keys(ring, "testing")
+
+
+def test_an_old_typed_key_may_open_what_it_sealed_until_that_is_sealed_anew() -> None:
+    ring = KeyRing({"old": TYPED["words"], "new": urandom(32)}, active="new")
+    refuse_guessed_keys(ring, "production")
+    assert ring.guessed_ids == ("old",)
+
+
+def test_no_random_key_is_taken_for_a_typed_one() -> None:
+    assert not any(is_guessed_key(urandom(32)) for _ in range(20_000))
+    assert KeyRing.parse("k:" + KeyRing.generate_key()).guessed_ids == ()

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from core.database import errors
-from core.database.errors import PandaDatabaseError, _rooms, _tree, scrub, translate
+from core.database.encryption import KeyRing
+from core.database.errors import InvalidKey, PandaDatabaseError, _rooms, _tree, forget_locals, scrub, translate
 
 OURS = [getattr(errors, name) for name in errors.__all__ if inspect.isclass(getattr(errors, name))]
 DRIVER = [
@@ -197,3 +198,20 @@ def test_a_cyclic_chain_of_causes_ends() -> None:
     first, second = driver_error(asyncpg.UniqueViolationError), driver_error(asyncpg.UniqueViolationError)
     first.__cause__, second.__cause__ = second, first
     assert isinstance(translate(first), errors.UniqueViolation)
+
+
+def test_our_frames_forget_their_locals_and_the_callers_keep_theirs() -> None:
+    def caller() -> None:
+        mine = "kept"
+        assert mine
+        KeyRing.parse("k1:" + "A" * 30)
+
+    with pytest.raises(InvalidKey) as caught:
+        caller()
+    kept = [frame.frame.f_locals.get("mine") for frame in inspect.getinnerframes(caught.value.__traceback__)]  # type: ignore[arg-type]
+    assert "kept" in kept
+    forget_locals(caught.value)
+    frames = inspect.getinnerframes(caught.value.__traceback__)  # type: ignore[arg-type]
+    assert [frame.frame.f_locals.get("mine") for frame in frames] == kept
+    below = [frame for frame in frames if frame.frame.f_globals["__name__"].startswith("core.")]
+    assert below and all(frame.frame.f_locals == {} for frame in below)

@@ -25,6 +25,8 @@ from core.database.driver import DriverConnection, raw_connection
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 from core.database.errors import (
     ConfigurationError,
+    ConnectionLost,
+    ForeignKeyViolation,
     InvalidInput,
     IsolationUnavailable,
     PermissionDenied,
@@ -33,6 +35,7 @@ from core.database.errors import (
     SessionMisuse,
     StatementFault,
     TransactionAborted,
+    UniqueViolation,
 )
 from core.database.models import (
     ISOLATED_TABLES,
@@ -170,6 +173,91 @@ async def test_hashes_and_the_partitions_by_name_are_out_of_reach(filled: Databa
     async with filled.get_session(broker="paper") as session:
         assert (await session.execute(select(User.id, User.username))).one().username == "trader"
         assert (await session.scalars(select(Strategy))).all() == []
+
+
+async def test_a_partition_that_is_made_later_is_out_of_reach_too(filled: DatabaseManager) -> None:
+    later = NOON.replace(year=2027)
+    name = snapshot_partition_name(later)
+    async with filled.transaction() as session:
+        await portfolios.ensure_partitions(session, later, later)
+        session.add(make_snapshot(portfolio_id="of-zerodha", broker="zerodha", snapshot_time=later))
+    for partition in (name, PARTITION):
+        for statement in (
+            f"SELECT count(*) FROM ONLY {partition}",
+            f"UPDATE {partition} SET cash = 0",
+            f"DELETE FROM {partition}",
+            f"SELECT 1 FROM {partition} FOR UPDATE",
+            f"LOCK TABLE {partition}",
+            f"ALTER TABLE portfolio_snapshots DETACH PARTITION {partition}",
+            f"CREATE TEMPORARY TABLE mine (LIKE {partition} INCLUDING ALL) INHERITS ({partition})",
+        ):
+            async with filled.get_session(broker="paper") as session:
+                with pytest.raises(PermissionDenied):
+                    await session.execute(text(statement))
+    async with filled.get_session(broker="paper") as session:
+        assert await seen(session) == only("paper")
+
+
+async def test_neither_statistics_nor_plans_nor_keys_show_another_brokers_rows(filled: DatabaseManager) -> None:
+    async with filled.transaction() as session:
+        await session.execute(text("ANALYZE"))
+        known = text("SELECT count(*) FROM pg_stats WHERE tablename = ANY(:names)")
+        names = [*ISOLATED_TABLES, PARTITION]
+        assert await session.scalar(known, {"names": names}), "the owner sees what was sampled"
+    async with filled.get_session(broker="paper") as session:
+        assert await session.scalar(known, {"names": names}) == 0
+        with pytest.raises(PermissionDenied):
+            async with session.begin_nested():
+                await session.execute(text("SELECT starelid FROM pg_statistic"))
+        ran = text("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT * FROM portfolio_snapshots")
+        plan = "\n".join(await session.scalars(ran))
+        assert "Rows Removed by Filter: 1" in plan or "actual rows=1" in plan
+        # A function that tells what it is given is called for no row that the policy has not let through.
+        leaky = "SELECT count(*) FROM portfolios WHERE CASE WHEN broker = 'zerodha' THEN 1 / (length(name) - length(name)) = 1 ELSE true END"
+        assert await session.scalar(text(leaky)) == 1
+    async with filled.get_session(broker="paper") as session:
+        with pytest.raises(UniqueViolation) as caught:
+            await portfolios.create(session, portfolio_id="of-zerodha", broker="paper", currency="INR", name="Mine")
+        assert "Zerodha" not in str(caught.value)
+    async with filled.get_session(broker="paper") as session:
+        with pytest.raises((PermissionDenied, ForeignKeyViolation)):
+            session.add(make_snapshot(portfolio_id="of-zerodha", broker="paper", snapshot_time=NOON.replace(hour=15)))
+            await session.flush()
+
+
+async def test_sessions_of_two_brokers_may_be_open_in_one_task(filled: DatabaseManager) -> None:
+    async with filled.get_session(broker="paper") as one, filled.get_session(broker="zerodha") as other:
+        for _ in range(2):
+            for session, broker in ((one, "paper"), (other, "zerodha")):
+                assert await seen(session) == only(broker)
+                streamed = await session.stream(select(Portfolio.broker))
+                assert {row.broker async for row in streamed} == {broker}
+                await session.commit()
+
+
+async def test_a_lost_connection_takes_no_broker_with_it(filled: DatabaseManager) -> None:
+    one = PoolOptions(size=1, max_overflow=0, read_size=1)
+    async with DatabaseManager(database_of(filled), pool=one) as manager, filled.get_session() as killer:
+        for broker in (*BROKERS, None):
+            with pytest.raises(ConnectionLost):
+                async with manager.transaction(broker=broker) as session:
+                    pid = await session.scalar(text("SELECT pg_backend_pid()"))
+                    await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+                    await session.execute(text("SELECT 1"))
+            for following in (*BROKERS, None):
+                async with manager.get_session(broker=following) as session:
+                    assert await seen(session) == (only(following) if following else only(*BROKERS))
+
+
+@pytest.mark.builtin_server(reason="asks who we are on it")
+async def test_on_the_embedded_server_nobody_who_works_passes_by_the_policies(filled: DatabaseManager) -> None:
+    async with filled.get_session() as session:
+        mighty = (
+            "SELECT rolname FROM pg_roles WHERE (rolsuper OR rolbypassrls) AND rolname IN (current_user, 'panda_app')"
+        )
+        assert (await session.scalars(text(mighty))).all() == []
+        forced = "SELECT relname FROM pg_class WHERE relrowsecurity AND relforcerowsecurity ORDER BY relname"
+        assert (await session.scalars(text(forced))).all() == sorted(ISOLATED_TABLES)
 
 
 async def test_copy_goes_by_way_of_a_temporary_table(filled: DatabaseManager) -> None:

@@ -1,10 +1,13 @@
 """The tables: the seed's usage works, the rules are constraints, and the migration makes the same schema."""
 
+import ast
 import io
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -16,7 +19,8 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
-from core.database import schema
+import core
+from core.database import roles, schema
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
@@ -30,6 +34,8 @@ from core.database.errors import (
 )
 from core.database.models import (
     INSTRUMENT_WORDS,
+    ISOLATED_TABLES,
+    RESTRICTED_RIGHTS,
     Base,
     Instrument,
     InstrumentVersion,
@@ -517,6 +523,111 @@ def test_portfolio_id_stands_in_every_key_of_a_table_that_may_be_distributed() -
             if key.referred_table.name in distributed:
                 assert table.name in distributed
                 assert "portfolio_id" in key.columns
+
+
+# The rules by which the schema and the statements run on Citus, as far as their texts tell
+
+
+def sql_texts() -> Iterator[tuple[str, str]]:
+    """Every text in the package's code, f-strings with `?` for what is put in, and the file that it stands in."""
+    package = Path(core.__file__ or "").parent
+    for path in sorted(package.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "?" for part in node.values]
+                yield str(path.relative_to(package)), "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+                yield str(path.relative_to(package)), node.value
+
+
+NOWHERE = {
+    "a trigger": r"CREATE\s+(OR\s+REPLACE\s+)?(CONSTRAINT\s+)?TRIGGER\s+\w",
+    "MERGE": r"MERGE\s+INTO\s+[\w?]",
+    "the clock in what a conflict writes": r"DO\s+UPDATE\s+SET(?:(?!;|RETURNING).)*\b(now\(\)|CURRENT_TIMESTAMP|clock_timestamp)",
+    "the broker by set_config": r"set_config\(\s*'panda\.broker",
+    "a portfolio's key changed": r"\bSET\s+(\w+\s*=[^=]*,\s*)?portfolio_id\s*=",
+    "LATERAL from what is no table": r"(unnest\([^)]*\)|\(\s*VALUES[^)]*\))\s*(AS\s+)?\w*\s*(\([^)]*\)\s*)?(CROSS\s+)?JOIN\s+LATERAL\s*\(\s*SELECT",
+}
+OVER_PORTFOLIOS = {
+    "a recursive CTE": r"WITH\s+RECURSIVE\s",
+    "a lock over portfolios": r"\bFOR\s+(NO\s+KEY\s+)?UPDATE\b",
+}
+
+
+def test_no_statement_is_one_that_a_sharded_database_refuses() -> None:
+    texts = list(sql_texts())
+    assert sum("SELECT" in told for _, told in texts) > 150, "the statements are found"
+    for rule, pattern in NOWHERE.items():
+        found = [(file, told) for file, told in texts if re.search(pattern, told, re.IGNORECASE | re.DOTALL)]
+        assert found == [], rule
+    for rule, pattern in OVER_PORTFOLIOS.items():
+        found = [
+            (file, told) for file, told in texts if file.startswith("trading/portfolios") and re.search(pattern, told)
+        ]
+        assert found == [], rule
+
+
+def test_one_statement_alone_joins_an_update_to_a_staged_table() -> None:
+    """The instrument master's; on a sharded database it is to become an INSERT ... SELECT ... ON CONFLICT."""
+    joined = re.compile(r"\bUPDATE\s+[\w.]+(\s+\w)?\s+SET\b.*?\bFROM\s+[{?]", re.DOTALL)
+    assert {file for file, told in sql_texts() if joined.search(told)} == {"trading/instruments/_merge_sql.py"}
+
+
+@pytest.mark.parametrize("rule", NOWHERE)
+def test_the_look_for_such_statements_sees_them(rule: str) -> None:
+    examples = {
+        "a trigger": "CREATE CONSTRAINT TRIGGER t AFTER INSERT ON users",
+        "MERGE": "MERGE INTO users USING staged",
+        "the clock in what a conflict writes": "ON CONFLICT (id) DO UPDATE SET a = excluded.a,\n updated_at = now()",
+        "the broker by set_config": "SELECT set_config('panda.broker', ?, true)",
+        "a portfolio's key changed": "UPDATE portfolios SET name = 'x', portfolio_id = 'y'",
+        "LATERAL from what is no table": "FROM unnest($1::text[]) AS p (id) CROSS JOIN LATERAL (SELECT 1) s",
+    }
+    assert re.search(NOWHERE[rule], examples[rule], re.IGNORECASE | re.DOTALL)
+
+
+def test_no_migration_adds_a_column_with_a_rule_inside() -> None:
+    for path in sorted((Path(core.__file__ or "").parent / "database/migrations/versions").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("add_column", "create_table")):
+                for column in (part for part in ast.walk(node) if isinstance(part, ast.Call)):
+                    if ast.unparse(column.func).endswith("sa.Column"):
+                        inner = {ast.unparse(part.func) for part in ast.walk(column) if isinstance(part, ast.Call)}
+                        assert not inner & {"sa.ForeignKey", "sa.CheckConstraint"}, (
+                            f"{path.name}: {ast.unparse(column)}"
+                        )
+
+
+async def test_policies_ask_no_other_table_and_no_function_lends_its_owners_rights(session: AsyncSession) -> None:
+    policies = (
+        await session.execute(sa.text("SELECT tablename, concat(qual, ' ', with_check) AS rule FROM pg_policies"))
+    ).all()
+    assert {row.tablename for row in policies} == set(ISOLATED_TABLES)
+    assert not any(re.search(r"\b(SELECT|EXISTS)\b", row.rule, re.IGNORECASE) for row in policies)
+    lent = "SELECT proname FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace"
+    assert (await session.scalars(sa.text(lent))).all() == []
+
+
+def test_whatever_belongs_to_a_broker_has_policies_and_what_sounds_secret_is_closed_to_readers() -> None:
+    assert {name for name, table in TABLES.items() if "broker" in table.columns} == set(ISOLATED_TABLES)
+    sounding = {
+        column.name
+        for table in TABLES.values()
+        for column in table.columns
+        if re.search("hash|secret|token|credential|envelope|password|key$", column.name)
+    }
+    known = {"instrument_token", "exchange_token", "broker_key"}  # numbers and names of instruments, which are public
+    assert sounding - known <= roles._SECRETS
+    assert set(RESTRICTED_RIGHTS) <= set(TABLES)
+    for table in set(TABLES) & set(RESTRICTED_RIGHTS):
+        secret = [
+            column.name
+            for column in TABLES[table].columns
+            if column.name in roles._SECRETS - {"credentials", "envelope"}
+        ]
+        assert not secret or "(" in RESTRICTED_RIGHTS[table], f"panda_app reads {secret} of {table}"
 
 
 def test_every_amount_every_time_and_every_text_has_its_constraint() -> None:

@@ -47,6 +47,8 @@ class Failure:
     message: str
     hint: str | None
     code: int
+    lines: tuple[str, ...] = ()
+    """What a program said of it, or the single problems of bad settings."""
     causes: tuple[tuple[str, str], ...] = ()
     """Type and text of what led to it, nearest first."""
     details: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -57,7 +59,7 @@ class Failure:
         return {
             "error": {
                 "type": self.type,
-                "message": self.message,
+                "message": "\n".join((self.message, *self.lines)),
                 "hint": self.hint,
                 "causes": causes,
                 "exit_code": self.code,
@@ -70,8 +72,9 @@ def describe(error: BaseException) -> Failure:
     """Of any exception; never raises."""
     hide = _Censor()
     code, message, hint = _of(error)
+    lines = _lines(error)
     causes: list[tuple[str, str]] = []
-    said = message
+    said = "\n".join((message, *lines))
     for cause in _causes(error):
         text = _of(cause)[1]
         if text and text not in said:
@@ -83,7 +86,15 @@ def describe(error: BaseException) -> Failure:
     problems = getattr(error, "problems", None)
     if problems and type(error).__name__ == "SettingsError":
         details["problems"] = [{"setting": item.setting, "message": hide(item.message)} for item in problems]
-    return Failure(type(error).__name__, hide(message), hide(hint) if hint else None, code, tuple(causes), details)
+    return Failure(
+        type(error).__name__,
+        hide(message),
+        hide(hint) if hint else None,
+        code,
+        lines=tuple(map(hide, lines)),
+        causes=tuple(causes),
+        details=details,
+    )
 
 
 def censored(text: str) -> str:
@@ -97,7 +108,7 @@ def _of(error: BaseException) -> tuple[int, str, str | None]:
         return error.code, error.message, error.hint
     if _is_a(error, "core.config.settings", "SettingsError"):
         hint = "Correct them where they are set: the environment, or .env in this folder."
-        return USAGE, f"the settings cannot be used\n{error}", hint
+        return USAGE, "the settings cannot be used", hint
     if _is_a(error, "core.database.errors", "PandaDatabaseError"):
         return _code(error), str(getattr(error, "message", error)), getattr(error, "hint", None)
     if isinstance(error, OSError):
@@ -107,6 +118,15 @@ def _of(error: BaseException) -> tuple[int, str, str | None]:
         return FAILED, "", None  # their texts may quote values; ours have said it
     words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return FAILED, f"unexpected {words}", "This is a defect; run it again with --debug and report what that prints."
+
+
+def _lines(error: BaseException) -> list[str]:
+    """What stands below the words of an exception."""
+    if _is_a(error, "core.config.settings", "SettingsError"):
+        return [str(problem) for problem in getattr(error, "problems", ())]
+    if _is_a(error, "core.database.errors", "PandaDatabaseError"):
+        return list(getattr(error, "lines", ()))
+    return []
 
 
 def _code(error: BaseException) -> int:

@@ -14,7 +14,7 @@ from core.cli._target import check_target, published
 if TYPE_CHECKING:
     from polars import DataFrame
 
-    from core.trading.instruments import Difference, FileDiff
+    from core.trading.instruments import FileDiff
 
 Before = Annotated[str, typer.Argument(metavar="A", help="The file before.")]
 After = Annotated[str, typer.Argument(metavar="B", help="The file after.")]
@@ -105,13 +105,11 @@ def _print_differences(out: Output, found: "FileDiff") -> None:
     for verdict in ("added", "removed", "changed", "attributes_changed"):
         listed = [item for item in found.differences if item.verdict == verdict]
         for item in listed:
-            out.line(f"  {verdict}: {item.exchange}:{item.trading_symbol} ({item.key}){_fields(item)}")
+            out.line(f"  {verdict}: {item.exchange}:{item.trading_symbol} ({item.key})")
+            for name, (old, new) in item.fields.items():
+                out.line(f"    {name}: {_short(old)} -> {_short(new)}")
         if listed and (left := getattr(found, verdict) - len(listed)):
             out.line(f"  {verdict}: and {left:,} more")
-
-
-def _fields(item: "Difference") -> str:
-    return "".join(f"\n    {name}: {_short(old)} -> {_short(new)}" for name, (old, new) in item.fields.items())
 
 
 def _short(value: Any) -> str:

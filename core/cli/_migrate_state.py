@@ -59,7 +59,8 @@ def check(out: Output) -> int:
     out.line(found.state.describe())
     if found.drift:
         count = f"{len(found.drift)} difference{'s' if len(found.drift) > 1 else ''}"
-        out.line(f"\n{count} from revision {found.compared_with}:")
+        out.line()
+        out.line(f"{count} from revision {found.compared_with}:")
     elif found.state.current:
         out.line(f"Nothing in the catalog differs from revision {found.compared_with}.")
     _print_differences(out, found.differences)
@@ -164,10 +165,14 @@ async def _drop(out: Output, settings: "Settings", manager: "DatabaseManager", *
 
 
 def _ring(settings: "Settings") -> "KeyRing | None":
-    from core.database.encryption import KeyRing
+    from core.database.encryption import KeyRing, refuse_guessed_keys
 
     keys = settings.database.encryption_keys
-    return KeyRing.parse(keys.get_secret_value()) if keys is not None else None
+    if keys is None:
+        return None
+    ring = KeyRing.parse(keys.get_secret_value())
+    refuse_guessed_keys(ring, settings.environment)
+    return ring
 
 
 def _differences(found: "Sequence[Difference]") -> list[dict[str, Any]]:

@@ -2,6 +2,9 @@
 
 With `--json` the result is one JSON object and the words for people are left out. Colours and spinners appear on a
 terminal only, and never when NO_COLOR is set. rich is imported when something is drawn with it, not before.
+
+Names and files come from others: what is written for people is made printable, so that nothing in it steers the terminal or
+looks like a line of ours. `raw` alone writes what it is given.
 """
 
 import io
@@ -15,6 +18,8 @@ from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from core.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +50,7 @@ class Output:
     def data(self, result: Mapping[str, Any]) -> None:
         """The result for machines: printed with `--json`, else left out. A command calls this once."""
         if self.as_json:
-            _write(json.dumps(result, indent=2, default=_plain))
+            _write(as_json_text(result, indent=2, default=_plain))
 
     def raw(self, text: str) -> None:
         """A result for people that is meant for another program, byte for byte."""
@@ -55,25 +60,28 @@ class Output:
     def line(self, text: str = "", style: str = "") -> None:
         """A line of the result for people, never broken: it may be copied or piped."""
         if not self.as_json:
-            self.stdout.print(text, style=style, soft_wrap=True)
+            self.stdout.print(printable(text), style=style, soft_wrap=True)
 
     def table(self, rows: Sequence[Sequence[str]], *, columns: Sequence[str] = ()) -> None:
         """Rows of the result for people, under `columns` if given; on a terminal long cells are folded."""
         if not self.as_json:
-            _print_table(self.stdout, rows, columns)
+            shown = [[printable(cell) for cell in row] for row in rows]
+            _print_table(self.stdout, shown, [printable(name) for name in columns])
 
     def note(self, text: str) -> None:
         """Progress and advice."""
         if not self.quiet:
-            self.stderr.print(text, soft_wrap=not self.stderr.is_terminal)
+            self.stderr.print(printable(text), soft_wrap=not self.stderr.is_terminal)
 
     def warn(self, text: str) -> None:
         if not self.quiet:
             _print_labelled(self.stderr, "warning", "yellow", text)
 
-    def error(self, text: str, *, reasons: Sequence[str] = (), hint: str | None = None) -> None:
-        """Always printed: what failed, why, and what to do."""
-        _print_labelled(self.stderr, "error", "bold red", text)
+    def error(
+        self, text: str, *, lines: Sequence[str] = (), reasons: Sequence[str] = (), hint: str | None = None
+    ) -> None:
+        """Always printed: what failed, in further `lines` where it takes them, why, and what to do."""
+        _print_labelled(self.stderr, "error", "bold red", text, lines)
         for reason in reasons:
             _print_labelled(self.stderr, "  because", "default", reason)
         if hint:
@@ -85,7 +93,7 @@ class Output:
         if self.quiet or not self.stderr.is_terminal:
             yield
             return
-        with self.stderr.status(text):
+        with self.stderr.status(printable(text)):
             yield
 
 
@@ -136,18 +144,22 @@ def _print_table(console: "Console", rows: Sequence[Sequence[str]], columns: Seq
         console.print(text.rstrip(), soft_wrap=True)
 
 
-def _print_labelled(console: "Console", label: str, style: str, text: str) -> None:
-    """`label: text`, further lines below the text; on a terminal wrapped between words."""
+def _print_labelled(console: "Console", label: str, style: str, text: str, more: Sequence[str] = ()) -> None:
+    """`label: text`, more lines below the text; on a terminal wrapped between words."""
     from rich.padding import Padding
     from rich.text import Text
 
-    first, *more = text.splitlines() or [""]
-    console.print(Text.assemble((f"{label}:", style), f" {first}"), soft_wrap=not console.is_terminal)
-    for line in more:
+    console.print(Text.assemble((f"{label}:", style), f" {printable(text)}"), soft_wrap=not console.is_terminal)
+    for line in map(printable, more):
         if console.is_terminal:
             console.print(Padding(Text(line), (0, 0, 0, 2)))
         else:
             console.print(f"  {line}", soft_wrap=True)
+
+
+def as_json_text(value: Any, **options: Any) -> str:
+    """JSON in ASCII alone: every control, format and line character of its texts is an escape of JSON's."""
+    return json.dumps(value, **options).replace("\x7f", "\\u007f")
 
 
 def _plain(value: object) -> str:

@@ -117,7 +117,8 @@ def _print(out: Output, plan: "Plan") -> None:
     out.line("The plan for any values, by the planner's estimates; nothing was executed.", "dim")
     out.line()
     width = max(out.stdout.width, 60)
-    out.line(_clean(plan.text(width)))
+    for line in plan.text(width).split("\n"):
+        out.line(_clean(line))
     out.line()
     for observation in plan.observations:
         _print_wrapped(out, observation.text, "- ", "  ", width)
@@ -151,9 +152,10 @@ def _print_wrapped(out: Output, text: str, first: str, rest: str, width: int) ->
         break_long_words=False,
         break_on_hyphens=False,
     )
-    out.line("\n".join(wrapped))
+    for line in wrapped:
+        out.line(line)
 
 
 def _clean(text: str) -> str:
     """Names and literals come from others: nothing in them may steer the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    return "".join(char if char.isprintable() else "?" for char in text)

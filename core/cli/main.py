@@ -25,6 +25,7 @@ from core.cli import (
 )
 from core.cli._failure import CLOSED, EXIT_CODES, INTERRUPTED, USAGE, Failure, censored, describe
 from core.cli._output import Output, OutputClosed
+from core.printable import printable
 
 __all__ = ["app", "main"]
 
@@ -117,7 +118,8 @@ def _invoke(context: Any, arguments: list[str]) -> int:
         if "--debug" in arguments:
             import traceback
 
-            print(censored("".join(traceback.format_exception(error))), file=sys.stderr)
+            told = censored("".join(traceback.format_exception(error)))
+            print("\n".join(map(printable, told.split("\n"))), file=sys.stderr)
         return _report(describe(error), arguments)
 
 
@@ -125,7 +127,8 @@ def _report(failure: Failure, arguments: list[str]) -> int:
     out = Output(as_json="--json" in arguments)
     out.data(failure.to_json())
     if not out.as_json:
-        out.error(failure.message, reasons=[text for _, text in failure.causes], hint=failure.hint)
+        reasons = [text for _, text in failure.causes]
+        out.error(failure.message, lines=failure.lines, reasons=reasons, hint=failure.hint)
     return failure.code
 
 

@@ -7,7 +7,7 @@ way of a temporary one (`stage`, `copy_*`, `merge`), since COPY into a table wit
 import io
 import itertools
 import time
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.options import Timeouts
 from core.database.driver import DriverConnection, raw_connection
+from core.database.errors import InvalidInput, PandaDatabaseError
 
 __all__ = ["MergeResult", "copy_csv", "copy_out", "copy_records", "merge", "stage"]
 
@@ -59,11 +60,37 @@ async def copy_records(
 ) -> int:
     """Copy tuples in binary form; the number of rows. `timeout` seconds bound the whole COPY.
 
-    Raises the error of the first bad row, after which the transaction can only be rolled back.
+    Raises the error of the first bad row, after which the transaction can only be rolled back: `InvalidInput` for a value
+    that is not of its column's type, else the server's. What `records` itself raises passes.
     """
+    rows = _Counted(records)
     async with raw_connection(session, timeout=timeout + _GRACE) as raw:
-        work = _untyped(raw).copy_records_to_table(table, records=records, columns=list(columns))
-        return await _timed(raw, f"COPY {table} FROM STDIN (FORMAT binary)", work, timeout)
+        work = _untyped(raw).copy_records_to_table(table, records=rows, columns=list(columns))
+        try:
+            return await _timed(raw, f"COPY {table} FROM STDIN (FORMAT binary)", work, timeout)
+        except (TypeError, ValueError, ArithmeticError, AttributeError) as error:  # how the driver's encoders refuse
+            if isinstance(error, PandaDatabaseError) or error is rows.error:
+                raise
+        # Outside the handler: such an error holds the value.
+        raise InvalidInput(f"row {rows.count} of the COPY into {table} holds a value that is not of its column's type")
+
+
+class _Counted:
+    """The caller's rows, how many were taken, and the caller's own error."""
+
+    def __init__(self, records: Iterable[Sequence[Any]]) -> None:
+        self._records = records
+        self.count = 0
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        try:
+            for record in self._records:
+                self.count += 1
+                yield record
+        except Exception as error:
+            self.error = error
+            raise
 
 
 async def copy_csv(
@@ -76,7 +103,10 @@ async def copy_csv(
     null: str = "",
     timeout: float = _DEFAULT_TIMEOUT,
 ) -> int:
-    """Copy UTF-8 CSV from bytes, a file or a stream; the number of rows. `timeout` seconds bound the whole COPY."""
+    """Copy UTF-8 CSV from bytes, a file or a stream; the number of rows. `timeout` seconds bound the whole COPY.
+
+    What opening or reading the source raises passes.
+    """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     async with raw_connection(session, timeout=timeout + _GRACE) as raw:
         work = _untyped(raw).copy_to_table(

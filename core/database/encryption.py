@@ -22,15 +22,17 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from os import urandom
 from typing import NoReturn, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from core.config.options import Environment
 from core.database.errors import EnvelopeTampered, InvalidInput, InvalidKey, UnknownKey
 
-__all__ = ["MAX_SECRET_BYTES", "KeyRing"]
+__all__ = ["MAX_SECRET_BYTES", "KeyRing", "is_guessed_key", "refuse_guessed_keys"]
 
 MAX_SECRET_BYTES = 60_000
 """The longest value that is sealed, so that every envelope stays within the columns' limit of 65,536 bytes."""
@@ -38,6 +40,8 @@ MAX_SECRET_BYTES = 60_000
 _VERSION = 1
 _KEY_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 12, 16
 _KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_FEW_BYTES = 10
+_TYPED = frozenset(range(0x20, 0x7F))
 _CANARY_PLACE = ("encryption", "canary", "canary")
 _CANARY = b"alpha panda canary"
 
@@ -49,7 +53,7 @@ class KeyRing:
     material. No text form of a ring shows a key, and it cannot be pickled or copied.
     """
 
-    __slots__ = ("_active", "_ciphers")
+    __slots__ = ("_active", "_ciphers", "_guessed")
 
     def __init__(self, keys: Mapping[str, bytes], *, active: str) -> None:
         for key_id, key in keys.items():
@@ -61,6 +65,7 @@ class KeyRing:
         self._active = active
         # Only the ciphers are kept: the key material is out of reach of a debugger's glance at the attributes.
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
+        self._guessed = tuple(key_id for key_id, key in keys.items() if is_guessed_key(key))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -93,6 +98,11 @@ class KeyRing:
     def key_ids(self) -> tuple[str, ...]:
         """The ids, the active one first."""
         return (self._active, *(key_id for key_id in self._ciphers if key_id != self._active))
+
+    @property
+    def guessed_ids(self) -> tuple[str, ...]:
+        """The ids of keys that are a pattern or a text and no random bytes: `is_guessed_key`."""
+        return self._guessed
 
     def seal(self, value: bytes | str, *, table: str, column: str, row_key: str) -> bytes:
         """An envelope of `value` (text as UTF-8) that opens only in this place.
@@ -147,6 +157,30 @@ class KeyRing:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a KeyRing cannot be pickled or copied: it holds keys; make it where it is used")
+
+
+def is_guessed_key(key: bytes) -> bool:
+    """Whether a key is one that somebody typed: one byte or some bytes over and over, a sequence, or text, padded or not.
+
+    Of 32 random bytes fewer than one in 10**13 is taken for such a key.
+    """
+    repeated = any(key == (key[:length] * len(key))[: len(key)] for length in range(1, _KEY_BYTES // 2 + 1))
+    sequence = len({(after - before) % 256 for before, after in pairwise(key)}) == 1
+    text = key.rstrip(b"\0\n")
+    return repeated or sequence or len(set(key)) <= _FEW_BYTES or all(byte in _TYPED for byte in text)
+
+
+def refuse_guessed_keys(ring: KeyRing, environment: Environment) -> None:
+    """Raise `InvalidKey` where money is real and the active key is one that anybody could guess.
+
+    An older key of that kind may stay in the ring, to open what it sealed until that is sealed anew; the doctor names it.
+    """
+    if environment in ("staging", "production") and ring.active_id in ring.guessed_ids:
+        raise InvalidKey(
+            f"the key {ring.active_id!r} is a pattern or a text that can be guessed, which {environment} refuses",
+            hint="Put a random one of its own id first in DATABASE__ENCRYPTION_KEYS: openssl rand -base64 32. The old one"
+            " stays behind it until nothing is sealed by it.",
+        )
 
 
 def _check_key(key_id: object, key: object) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from core.demo.curve import draw_curve
 from core.demo.report import DemoReport
 from core.demo.trading_days import IST
+from core.printable import printable
 
 __all__ = ["RichReporter", "render"]
 
@@ -98,7 +99,7 @@ def _grid(width: int, *columns: tuple[int | None, str, str | None]) -> Table:
 def _facts(width: int, facts: Iterable[tuple[str, str]]) -> Table:
     grid = _grid(width, (18, "left", "dim"), (None, "left", None))
     for name, value in facts:
-        grid.add_row(Text(f"  {name}"), Text(value))
+        grid.add_row(Text(f"  {name}"), Text(printable(value)))
     return grid
 
 

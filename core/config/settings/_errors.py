@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from core.printable import printable
+
 
 @dataclass(frozen=True, slots=True)
 class SettingProblem:
@@ -18,7 +20,8 @@ class SettingProblem:
     """Where it was set, if not in the environment: `.env`."""
 
     def __str__(self) -> str:
-        return f"{self.setting} in {self.origin} {self.message}" if self.origin else f"{self.setting} {self.message}"
+        text = f"{self.setting} in {self.origin} {self.message}" if self.origin else f"{self.setting} {self.message}"
+        return printable(text)
 
 
 class SettingsError(ValueError):

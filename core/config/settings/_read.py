@@ -10,7 +10,7 @@ import re
 import stat
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from core.config.settings._errors import SettingProblem, SettingsWarning, did_you_mean
+from core.printable import printable
 
 URL = "DATABASE__POSTGRES_URL"
 GROUP = "DATABASE__"
@@ -50,7 +51,7 @@ class Source:
 class Found:
     """A value and its source."""
 
-    value: str
+    value: str = field(repr=False)
     source: Source
 
 
@@ -90,7 +91,7 @@ class Reader:
             if "DATABASE" in binding.original.string.upper() or "ENVIRONMENT" in binding.original.string.upper():
                 self.problems.append(SettingProblem(str(path), message))
             else:
-                warnings.warn(f"{path} {message}; it is passed over", SettingsWarning, stacklevel=2)
+                warnings.warn(printable(f"{path} {message}; it is passed over"), SettingsWarning, stacklevel=2)
         return dotenv_values(stream=io.StringIO(text))
 
     def _layer(self, kind: SourceKind, raw: Mapping[str, str | None]) -> dict[Place, Found]:
@@ -143,7 +144,8 @@ class Reader:
         single = {re.sub("_+", "_", known): known for known in names if known.startswith(GROUPS)}
         meant = single.get(re.sub("_+", "_", upper)) or ("ENVIRONMENT" if upper in _ENVIRONMENT_TYPOS else None)
         if meant:
-            warnings.warn(f"{name} is not a setting and is not read; did you mean {meant}?", SettingsWarning, 2)
+            told = f"{name} is not a setting and is not read; did you mean {meant}?"
+            warnings.warn(printable(told), SettingsWarning, 2)
 
     def _open(self, found: Found) -> Found | None:
         """The value itself, for a variable that names a file; None when that cannot be read."""

@@ -78,15 +78,18 @@ class OpenBackup:
 def opened_backup(path: Path) -> Generator[OpenBackup]:
     """Open a backup and check all of it but the dump's bytes. Raises BackupDamaged, or BackupRefused if it cannot be read."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BackupRefused(
-                f"{path} is {'a folder' if path.is_dir() else 'no regular file'}", hint="Name the backup file."
-            )
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError:  # a NUL, or a lone surrogate that stands for no byte
+        raise BackupRefused(f"{str(path)!r} is no path", hint="Name the backup file.") from None
+    if not regular:
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise BackupRefused(f"{path} is {what}", hint="Name the backup file.")
+    try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise BackupRefused(
-            f"{path} cannot be read: {error.strerror}", hint="Check the name and its rights."
-        ) from error
+        raise _unreadable(path, error) from error
     try:
         yield _checked(path, descriptor)
     except OSError as error:
@@ -95,6 +98,10 @@ def opened_backup(path: Path) -> Generator[OpenBackup]:
         raise
     finally:
         os.close(descriptor)
+
+
+def _unreadable(path: Path, error: OSError) -> BackupRefused:
+    return BackupRefused(f"{path} cannot be read: {error.strerror}", hint="Check the name and its rights.")
 
 
 def _checked(path: Path, descriptor: int) -> OpenBackup:

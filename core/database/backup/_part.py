@@ -1,5 +1,6 @@
 """The file while it is being written: beside its place, under another name, until it is whole."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -74,8 +75,20 @@ class PartFile:
         )
 
 
+def check_path(path: Path) -> None:
+    """Refuse what can be the name of no file here. Raises BackupRefused."""
+    try:
+        path.lstat()
+    except ValueError:  # a NUL, or a lone surrogate that stands for no byte
+        raise BackupRefused(f"{str(path)!r} is no path", hint="Name another file.") from None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise BackupRefused(f"{path} is no path here: {error.strerror}", hint="Name another file.") from error
+
+
 def check_target(target: Path, *, force: bool) -> None:
     """Refuse a name under which no backup can be made, before any work. Raises BackupRefused."""
+    check_path(target)
     if target.is_dir():
         raise BackupRefused(f"{target} is a folder", hint=f"Name a file in it, such as {target / 'panda.backup'}.")
     if target.is_symlink() or target.exists():

@@ -246,7 +246,8 @@ async def _catalog_differences(connection: AsyncConnection, manifest: Manifest, 
 def _refuse_difference(found: Sequence[str]) -> None:
     if found:
         raise BackupDiffers(
-            "what was restored is not what the backup says it holds, and was rolled back:\n" + "\n".join(found[:20]),
+            "what was restored is not what the backup says it holds, and was rolled back",
+            lines=found[:20],
             hint="The database is as it was. Try another backup, and report this: it should not happen.",
         )
 

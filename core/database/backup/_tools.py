@@ -139,7 +139,7 @@ def failed(name: str, status: int, said: Sequence[str]) -> BackupToolFailed:
     """The error of a program that ended with that status after those lines."""
     errors = [line for line in said if line.strip()][-_SAID:]
     how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
-    return BackupToolFailed(f"{name} {how}" + "".join(f"\n{line}" for line in errors))
+    return BackupToolFailed(f"{name} {how}", lines=errors)
 
 
 async def _listen(stream: asyncio.StreamReader, said: list[str], on_line: OnLine | None) -> None:

@@ -14,12 +14,14 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import exc as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 
-from core.database.errors import ConnectionLost, PandaDatabaseError, SessionShared, translate
+from core.database.errors import ConnectionLost, PandaDatabaseError, SessionShared, forget_locals, translate
 from core.database.monitoring import SESSION, LoggedSession, QueryMonitor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FOREIGN: tuple[type[Exception], ...] = (sa.TimeoutError, sa.PendingRollbackError, sa.StatementError, OSError)
+_FOREIGN: tuple[type[Exception], ...] = (
+    sa.TimeoutError, sa.PendingRollbackError, sa.StatementError, OSError, UnicodeEncodeError,
+)  # fmt: skip
 
 
 def _exclusive(method: F) -> F:
@@ -34,12 +36,15 @@ def _exclusive(method: F) -> F:
         self.user_task = task
         try:
             return await method(self, *args, **kwargs)
-        except _FOREIGN as error:
-            ours = None if isinstance(error, PandaDatabaseError) else translate(error)
+        except BaseException as error:  # whatever it is, the frames below hold what was sent
+            untranslated = isinstance(error, _FOREIGN) and not isinstance(error, PandaDatabaseError)
+            ours = translate(error) if untranslated else None
+            forget_locals(error)
             if ours is None:
                 raise
             raise ours from error
         finally:
+            del args, kwargs  # what an error leaves behind of this frame shows no parameter
             self.user_task = outer
             if outer is None and self.waiter is not None and not self.waiter.done():
                 self.waiter.set_result(None)
@@ -157,6 +162,8 @@ class SessionScope:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         session, self._session = self._session, None
+        if error is not None:
+            forget_locals(error)  # those of the rooms that were called in the block, too
         if session is None:
             return
         try:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import asyncpg
 
 from core.database.driver._connection import DriverConnection
-from core.database.errors import HostUnreachable, PandaDatabaseError, WrongEventLoop, translate
+from core.database.errors import HostUnreachable, PandaDatabaseError, WrongEventLoop, forget_locals, translate
 from core.database.monitoring import ConnectionMonitor, QueryMonitor, Server
+from core.printable import printable
 
 SessionAttrs = Literal["any", "primary", "standby", "read-write", "read-only", "prefer-standby"]
 
@@ -103,9 +104,10 @@ class Connector:
                 connection = await self._open(host, port)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             ours = translate(error, phase="connect")
+            forget_locals(error)
             if ours is None:
                 raise
-            ours.message = f"{_place(host, port)}: {ours.message}"
+            ours.message = printable(f"{_place(host, port)}: {ours.message}")
             raise ours from error
         if self._monitor is not None:
             server = Server(host, port, self.spec.database)

@@ -10,7 +10,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from core.database.driver._connection import DriverConnection
-from core.database.errors import StatementTimeout, translate
+from core.database.errors import StatementTimeout, forget_locals, translate
 
 
 async def probe(connection: DriverConnection, *, timeout: float) -> bool:
@@ -43,6 +43,7 @@ async def raw_connection(
             yield raw
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raw.failed = True
+        forget_locals(error)
         if limit.expired():
             raw.terminate()
             raise StatementTimeout(f"the work did not end within {timeout} s; the connection was closed") from error

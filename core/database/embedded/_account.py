@@ -1,7 +1,6 @@
 """The operating system's user that the server runs as, and running programs as that user."""
 
 import errno
-import logging
 import os
 import pwd
 import shutil
@@ -13,6 +12,7 @@ from typing import TypedDict
 
 from core.database.embedded._address import system_folder
 from core.database.errors import EmbeddedServerError
+from core.database.monitoring import get_logger
 
 SERVER_USER = "alpha-panda"
 _FALLBACKS = ("postgres", "_postgres", "nobody")
@@ -22,7 +22,7 @@ _ENTER = 'for folder; do cd "$folder" 2>/dev/null || { printf %s "$folder"; exit
 ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "TZ": "UTC"}
 """All that our child processes see of an environment: no PG* variable reaches the server, nor a secret of the caller's."""
 
-_log = logging.getLogger("core.database.embedded")
+_log = get_logger("core.database.embedded")
 
 Progress = Callable[[str], None]
 """Called with a sentence before something that takes time or changes the system."""
@@ -136,7 +136,7 @@ def server_account(progress: Progress) -> Account:
         return account
     for name in _FALLBACKS:
         if account := _find(name):
-            _log.warning("no OS user could be created, so the embedded server runs as %s", name)
+            _log.warning(f"no OS user could be created, so the embedded server runs as {name}")
             progress(f"Running PostgreSQL as the existing OS user {name}, since none could be created")
             return account
     raise EmbeddedServerError(
@@ -187,7 +187,7 @@ def _create(progress: Progress) -> Account | None:
             progress(f"Creating the OS user {SERVER_USER}, because PostgreSQL refuses to run as root")
         outcomes = [current_account().run(command, timeout=60) for command in plan]
         if account := _find(SERVER_USER):
-            _log.info("created the OS user %s (uid %d) to run the embedded server", account.name, account.uid)
+            _log.info(f"created the OS user {account.name} (uid {account.uid}) to run the embedded server")
             return account
-        _log.info("%s could not create the OS user: %s", plan[-1][0], outcomes[-1][1].strip())
+        _log.info(f"{plan[-1][0]} could not create the OS user: {outcomes[-1][1].strip()}")
     return None

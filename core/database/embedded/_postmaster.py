@@ -1,6 +1,5 @@
 """Finding, starting and stopping the postmaster of one data folder. Starting and stopping need the exclusive lock."""
 
-import logging
 import os
 import subprocess
 import time
@@ -16,6 +15,7 @@ from core.database.embedded._folder import SOCKET_FILE, Layout, open_log, prepar
 from core.database.embedded._locks import FileLock
 from core.database.embedded._processes import ServerProcess
 from core.database.errors import EmbeddedServerError
+from core.database.monitoring import get_logger
 
 OWN_SETTINGS = frozenset(
     {
@@ -39,7 +39,7 @@ _LAUNCH_LIMIT = 10.0  # a postmaster that still has no PID file then has lost it
 # The shell ends at once, so that the server is nobody's child: not collected, warned of or signalled with this process.
 _DETACH = '(exec "$@" </dev/null >&2) & echo $!'
 
-_log = logging.getLogger("core.database.embedded")
+_log = get_logger("core.database.embedded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,8 @@ def start(
     if process and (running := wait_until_ready(layout, process, deadline)):
         return running
     raise EmbeddedServerError(
-        f"PostgreSQL did not start in {layout.directory}:\n{_said(layout, begin)}",
+        f"PostgreSQL did not start in {layout.directory}",
+        lines=_said(layout, begin),
         hint=mend_of_failure(layout.directory),
     )
 
@@ -182,7 +183,7 @@ def _remove_stale_pid_file(layout: Layout) -> None:
         return
     record = _read_pid_file(layout)
     if record is None or _processes.exists(record[0]):
-        _log.info("%s does not name a server of this folder; removing it", pid_file)
+        _log.info(f"{pid_file} does not name a server of this folder; removing it")
         pid_file.unlink()
 
 
@@ -190,7 +191,7 @@ def _end(orphans: Sequence[ServerProcess], layout: Layout) -> None:
     for process in orphans:
         if not process.certain:
             continue
-        _log.warning("ending process %d, which a killed server left in %s", process.pid, layout.data)
+        _log.warning(f"ending process {process.pid}, which a killed server left in {layout.data}")
         process.shut_down()
 
 
@@ -234,9 +235,9 @@ def _launch(
     return _processes.launched(int(done.stdout))
 
 
-def _said(layout: Layout, begin: int) -> str:
+def _said(layout: Layout, begin: int) -> list[str]:
     """The last lines of the log since the start that failed."""
     with layout.log.open("rb") as log:
         log.seek(max(begin, log.seek(0, os.SEEK_END) - 16_384))
         lines = log.read().decode(errors="replace").splitlines()
-    return "\n".join(lines[-12:]) or "it said nothing"
+    return lines[-12:] or ["it said nothing"]

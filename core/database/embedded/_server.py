@@ -5,7 +5,6 @@ who use the server. Users come and go only inside the exclusive lock; a releaser
 last one, and nobody can become a user before it has stopped the server. The kernel drops the locks of the dead.
 """
 
-import logging
 import os
 import re
 import time
@@ -25,6 +24,7 @@ from core.database.embedded._folder import Layout, claim, explained, socket_fold
 from core.database.embedded._locks import FileLock, shared_holders
 from core.database.embedded._postmaster import OWN_SETTINGS, Postmaster
 from core.database.errors import ConfigurationError, EmbeddedServerError
+from core.database.monitoring import get_logger
 
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _ATTEMPTS = 4
@@ -32,7 +32,7 @@ _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _OFF = frozenset({"off", "of", "false", "f", "no", "n", "0"})
 
 
-_log = logging.getLogger("core.database.embedded")
+_log = get_logger("core.database.embedded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +63,14 @@ class EmbeddedServer:
     def __init__(self, directory: Path, *, settings: Mapping[str, str] = _NO_SETTINGS, timeout: float = 60.0) -> None:
         """`settings` are further settings of PostgreSQL, given to a server that this object starts; they do not change
         one that runs. `timeout` is how many seconds to wait for another process's start or stop, and for our own start.
-        Nothing is touched yet. Raises ConfigurationError for a setting that is not the caller's to change.
+        Nothing is touched yet. Raises ConfigurationError for a setting that is not the caller's to change, and for what can
+        be no folder.
         """
-        self._layout = Layout(directory.resolve())
+        try:
+            self._layout = Layout(directory.resolve())
+        except (ValueError, OSError, RuntimeError) as error:  # a NUL, a lone surrogate, a circle of links
+            words = error.strerror if isinstance(error, OSError) else "it is no path"
+            raise ConfigurationError(f"{str(directory)!r} cannot be the server's folder: {words}") from None
         self._settings = dict(settings)
         self._timeout = timeout
         self._use = FileLock(self._layout.users, shared=True)
@@ -171,7 +176,7 @@ class EmbeddedServer:
                 deadline = time.monotonic() + self._timeout
                 running = _postmaster.wait_until_ready(self._layout, running.process, deadline)
             if running is not None and not running.reachable:
-                _log.warning("the socket in %s is gone; restarting the embedded server", running.socket_folder)
+                _log.warning(f"the socket in {running.socket_folder} is gone; restarting the embedded server")
                 _postmaster.stop(self._layout, running, timeout=self._timeout)
                 running = None
             if running is None:
@@ -200,7 +205,7 @@ class EmbeddedServer:
         socket, deadline = socket_folder(layout, account), time.monotonic() + self._timeout
         running = _postmaster.start(layout, account, binaries, socket, self._settings, deadline=deadline)
         if running is not None:
-            _log.info("started the embedded server in %s (process %d)", layout.directory, running.process.pid)
+            _log.info(f"started the embedded server in {layout.directory} (process {running.process.pid})")
         return running
 
     def _find(self) -> Postmaster | None:

@@ -99,7 +99,7 @@ from core.database.errors._rooms import (
     WriterClosed,
     WriterOverloaded,
 )
-from core.database.errors._translate import scrub, translate
+from core.database.errors._translate import forget_locals, scrub, translate
 from core.database.errors._tree import (
     AuthenticationFailed,
     CheckViolation,
@@ -214,6 +214,7 @@ __all__ = [
     "WriterClosed",
     "WriterOverloaded",
     "WrongEventLoop",
+    "forget_locals",
     "scrub",
     "translate",
 ]

@@ -1,5 +1,6 @@
 """From a foreign exception to one of ours, by SQLSTATE, constraint name and type; never by message text."""
 
+import contextlib
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ from sqlalchemy import exc as sa
 
 from core.database.errors import _tree as tree
 from core.database.errors._tree import PandaDatabaseError
+from core.printable import printable_value
 
 Phase = Literal["connect", "statement", "commit"]
 
@@ -101,6 +103,7 @@ _BY_NAME: dict[str, type[PandaDatabaseError]] = {
 _SPEAKING = frozenset({"08", "0A", "23", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "XX"})
 _QUOTING_STATES = frozenset({"42601"})
 _SECRET_FIELDS = ("detail", "hint", "context", "query", "internal_query", "where")
+_FRAMES_WITH_VALUES = frozenset({"core", "sqlalchemy", "asyncpg", "pydantic"})
 _ARGUMENT = re.compile(r"query argument \$\d+")
 
 
@@ -118,7 +121,10 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def scrub(error: BaseException) -> None:
-    """Remove from a driver's exception and its causes all that may quote a value: DETAIL, CONTEXT, parameters."""
+    """Remove from a driver's exception and its causes all that may quote a value: DETAIL, CONTEXT, parameters.
+
+    What is left of its words is made printable: names are quoted as somebody wrote them.
+    """
     for current in chain(error):
         if isinstance(current, PandaDatabaseError):
             continue
@@ -130,10 +136,25 @@ def scrub(error: BaseException) -> None:
         for name in _SECRET_FIELDS:
             if getattr(current, name, None) is not None:
                 setattr(current, name, None)
-        if not _speaks(current):
-            current.args = (_plain(current),)
-            if hasattr(current, "message"):
-                current.message = current.args[0]  # type: ignore[attr-defined]
+        current.args = tuple(map(printable_value, current.args)) if _speaks(current) else (_plain(current),)
+        if current.args and hasattr(current, "message"):
+            current.message = current.args[0]  # type: ignore[attr-defined]
+
+
+def forget_locals(error: BaseException) -> None:
+    """Clear the local variables in the frames that SQLAlchemy, the driver and this package have left behind in the tracebacks.
+
+    Parameters and passwords stand in them, and reporters of errors that record locals send these away. The lines of the
+    traceback stay, and so do the caller's own frames.
+    """
+    for current in chain(error):
+        step = current.__traceback__
+        while step is not None:
+            room: str = step.tb_frame.f_globals.get("__name__", "")
+            if room.partition(".")[0] in _FRAMES_WITH_VALUES:
+                with contextlib.suppress(RuntimeError):  # it is still running
+                    step.tb_frame.clear()
+            step = step.tb_next
 
 
 def translate(
@@ -153,6 +174,8 @@ def translate(
     found = _foreign(error) if isinstance(error, sa.SQLAlchemyError) else None
     if found is None:
         found = _driver(error, phase=phase, read_only=read_only, disconnected=disconnected)
+    if found is None and isinstance(error, UnicodeEncodeError) and _arose_below(error):
+        return tree.StatementFault("the statement's text holds a lone surrogate, which is not text")
     if found is None and (phase == "connect" or disconnected) and isinstance(error, OSError):
         found = _network(error, phase)
     if found is not None:
@@ -160,6 +183,15 @@ def translate(
         found.orig = error.orig if isinstance(error, sa.StatementError) else error
         found.connection_invalidated = disconnected
     return found
+
+
+def _arose_below(error: BaseException) -> bool:
+    """In SQLAlchemy or the driver, not in code of the caller's that they have called."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    room: str = step.tb_frame.f_globals.get("__name__", "") if step is not None else ""
+    return room.partition(".")[0] in _FRAMES_WITH_VALUES
 
 
 def _foreign(error: sa.SQLAlchemyError) -> PandaDatabaseError | None:

@@ -1,17 +1,22 @@
 """What the server and the driver report, and misuse; the tree is drawn in the package's docstring."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import exc as sa
 
-_FIELDS = ("hint", "sqlstate", "constraint", "table", "column")
+from core.printable import printable
+
+_LONGEST, _END = 1_500, 300
+_FIELDS = ("hint", "lines", "sqlstate", "constraint", "table", "column")
 
 
 class PandaDatabaseError(sa.SQLAlchemyError):
     """What every error of the persistence layer is.
 
-    `message` says what happened and `hint` how to mend it; `str()` joins them. `sqlstate`, `constraint`, `table` and
-    `column` are the server's identifiers where it gave them. No statement parameter is kept anywhere.
+    `message` says what happened, `lines` what a program said of it, and `hint` how to mend it; `str()` joins them on one
+    line. What they quote of others is made printable, so that no log line can be forged by it. `sqlstate`, `constraint`,
+    `table` and `column` are the server's identifiers where it gave them. No statement parameter is kept anywhere.
     """
 
     retryable: ClassVar[bool] = False
@@ -24,14 +29,16 @@ class PandaDatabaseError(sa.SQLAlchemyError):
         message: str,
         *,
         hint: str | None = None,
+        lines: Sequence[str] = (),
         sqlstate: str | None = None,
         constraint: str | None = None,
         table: str | None = None,
         column: str | None = None,
     ) -> None:
-        Exception.__init__(self, message)
-        self.message = message
-        self.hint = hint if hint is not None else self.mend
+        self.message = _told(message)
+        Exception.__init__(self, self.message)
+        self.hint = self.mend if hint is None else _told(hint)
+        self.lines = tuple(map(_told, lines))
         self.sqlstate = sqlstate
         self.constraint = constraint
         self.table = table
@@ -47,16 +54,24 @@ class PandaDatabaseError(sa.SQLAlchemyError):
         self.connection_invalidated = False
 
     def __str__(self) -> str:
+        text = f"{self.message}: {' | '.join(self.lines)}" if self.lines else self.message
         if not self.hint:
-            return self.message
-        stop = "" if self.message.endswith((".", "!", "?", ":")) else "."
-        return f"{self.message}{stop} {self.hint}"
+            return text
+        stop = "" if text.endswith((".", "!", "?", ":")) else "."
+        return f"{text}{stop} {self.hint}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, {name: getattr(self, name) for name in _FIELDS})
+
+
+def _told(text: str) -> str:
+    """Printable, and without the middle where somebody's value would make it endless."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - _END]} ... {text[-_END:]}"
+    return printable(text)
 
 
 def _rebuild(cls: type[PandaDatabaseError], message: str, fields: dict[str, Any]) -> PandaDatabaseError:

@@ -10,6 +10,9 @@ from prometheus_client.registry import Collector
 
 from core.database.errors import ConfigurationError
 from core.database.metrics._families import Families
+from core.printable import printable
+
+_LONGEST_NAME = 200
 
 
 class Source(Protocol):
@@ -36,7 +39,12 @@ _lock = threading.Lock()
 
 
 def add(registry: CollectorRegistry, database: str, source: Source) -> None:
-    """Expose the source under that name. Raises `ConfigurationError` where another has it."""
+    """Expose the source under that name. Raises `ConfigurationError` where another has it, or it is no label's value."""
+    if printable(database) != database or len(database) > _LONGEST_NAME:
+        raise ConfigurationError(
+            f"{database[:_LONGEST_NAME]!r} is no name for a database's samples",
+            hint=f"Give at most {_LONGEST_NAME} characters that can be seen.",
+        )
     with _lock:
         collector = _collectors.setdefault(registry, _Sources())
         if database in collector.by_name:

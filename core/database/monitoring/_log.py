@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from core.printable import printable_value
+
 
 class LoggedSession(Protocol):
     """What a session tells about itself to the log."""
@@ -70,19 +72,31 @@ def _correlate(logger: object, method: str, record: MutableMapping[str, Any]) ->
     return record
 
 
-def get_logger() -> Any:
-    """The project's logger: structured events handed to the standard library's logger `core.database`.
+_FOR_LOGGING = frozenset({"exc_info", "stack_info", "stacklevel"})
+
+
+def _on_one_line(logger: object, method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """No text of the record holds a control, a line break or what turns the reading order round, whoever it comes from."""
+    return {
+        printable_value(name): value if name in _FOR_LOGGING else printable_value(value)
+        for name, value in record.items()
+    }
+
+
+def get_logger(name: str = "core.database") -> Any:
+    """The project's logger: structured events handed to the standard library's logger `name`.
 
     An application that configures nothing sees warnings on stderr and nothing on stdout; one that renders standard
     library records through structlog gets every field. Records carry `session_id` inside a session, and `trace_id` and
-    `span_id` inside an OpenTelemetry span.
+    `span_id` inside an OpenTelemetry span. One record is one line: what steers a terminal or forges a line is escaped.
     """
     return structlog.wrap_logger(
-        logging.getLogger("core.database"),
+        logging.getLogger(name),
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.contextvars.merge_contextvars,
             _correlate,
+            _on_one_line,
             structlog.stdlib.render_to_log_kwargs,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,

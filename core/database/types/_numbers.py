@@ -1,7 +1,14 @@
 """Money and integers that are refused rather than changed."""
 
 from decimal import (
+    ROUND_05UP,
+    ROUND_CEILING,
+    ROUND_DOWN,
+    ROUND_FLOOR,
+    ROUND_HALF_DOWN,
     ROUND_HALF_EVEN,
+    ROUND_HALF_UP,
+    ROUND_UP,
     Context,
     Decimal,
     Inexact,
@@ -18,6 +25,9 @@ from core.database.types._strict import StrictType
 MONEY_PRECISION = 28
 MONEY_SCALE = 10
 
+_ROUNDINGS = (
+    ROUND_HALF_EVEN, ROUND_HALF_UP, ROUND_HALF_DOWN, ROUND_UP, ROUND_DOWN, ROUND_CEILING, ROUND_FLOOR, ROUND_05UP,
+)  # fmt: skip
 _QUANTUM = Decimal(1).scaleb(-MONEY_SCALE)
 _ZERO = Decimal(0)
 _EXACT = Context(prec=MONEY_PRECISION, traps=[Inexact, InvalidOperation])
@@ -58,8 +68,10 @@ def _money_fault(value: object) -> str:
 def round_money(value: Decimal | int, rounding: str = ROUND_HALF_EVEN) -> Decimal:
     """`value` rounded to 10 places by one of the `decimal.ROUND_...` modes.
 
-    Raises `InvalidInput` for anything but a finite Decimal or int that then fits.
+    Raises `InvalidInput` for anything but a finite Decimal or int that then fits, and for another mode.
     """
+    if rounding not in _ROUNDINGS:
+        raise InvalidInput(f"rounding: there is no mode {rounding!r}", hint=f"Give one of {', '.join(_ROUNDINGS)}.")
     if isinstance(value, bool) or not isinstance(value, (Decimal, int)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInput(_money_fault(value))
     try:

@@ -40,7 +40,7 @@ def checked_format(time_format: str | None) -> str | None:
     try:
         pl.Series([datetime(2000, 1, 1, tzinfo=UTC)]).dt.strftime(form)
         pl.Series([""]).str.to_datetime(form, strict=False)
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, UnicodeEncodeError):
         form = ""
     if "%" not in form:
         raise InvalidInput(

@@ -70,9 +70,15 @@ def unfinished(target: Path, *, overwrite: bool) -> Generator[Path]:
 
 
 def _check(target: Path, *, overwrite: bool) -> None:
-    if "\x00" in str(target):
-        raise SnapshotFileNotWritten(f"{str(target)!r} is no path")
-    if target.is_dir():
+    try:
+        if b"\x00" in os.fsencode(target):
+            raise ValueError
+        is_folder = target.is_dir()
+    except ValueError:  # UnicodeEncodeError too
+        raise SnapshotFileNotWritten(f"{str(target)!r} is no path") from None
+    except OSError as error:
+        raise SnapshotFileNotWritten(f"{target} cannot be written: {error.strerror or error}") from None
+    if is_folder:
         raise SnapshotFileNotWritten(f"{target} is a folder", hint="Name a file in it.")
     if not overwrite and (target.exists() or target.is_symlink()):
         raise _exists(target)
