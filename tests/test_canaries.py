@@ -1,6 +1,7 @@
 """The encryption canaries: a changed key is noticed before it orphans what another has sealed."""
 
 import asyncio
+import base64
 
 import asyncpg
 import pytest
@@ -183,3 +184,12 @@ async def test_settings_bring_their_keys_to_the_manager(database_url, manager):
     settings.database.encryption_keys = SecretStr("not a key")
     with pytest.raises(InvalidKey, match="written id:base64"):
         DatabaseManager.from_settings(settings)
+
+
+def test_a_key_that_anybody_could_guess_is_refused_where_money_is_real():
+    weak = KeyRing.parse(f"k1:{base64.b64encode(bytes(32)).decode()}")
+    url = "postgresql://desk:4f0c1c0e0d1b@127.0.0.1/trading"
+    with pytest.raises(InvalidKey, match="can be guessed"):
+        DatabaseManager(url, "production", ring=weak)
+    DatabaseManager(url, "development", ring=weak)
+    DatabaseManager(url, "production", ring=ring("k1"))

@@ -25,9 +25,9 @@ __all__ = ["APPLICATION_ROLE", "READER_ROLE", "RoleStep", "RolesPlan", "apply", 
 APPLICATION_ROLE: Final = "panda_application"
 READER_ROLE: Final = "panda_reader"
 
-_SECRETS = frozenset({"hashed_password", "credentials", "envelope", "bearer_hash"})
+_SECRETS = frozenset({"hashed_password", "credentials", "envelope", "bearer_hash", "name_digest"})
 """Columns that the reader may not read, sealed or hashed as they are."""
-_CLOSED_TO_READER = frozenset({"encryption_canaries"})
+_CLOSED_TO_READER = frozenset({"encryption_canaries", "login_delays"})
 _RIGHT = re.compile(r"(\w+)(?: \(([^)]*)\))?")
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _quote = postgresql.dialect().identifier_preparer.quote

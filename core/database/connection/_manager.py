@@ -23,7 +23,7 @@ from core.database.connection._engines import Engines
 from core.database.connection._fork import forget_after_fork
 from core.database.connection._session import SavepointScope, SessionScope, TransactionScope, caller_of
 from core.database.connection._startup import checked_mode, hold_ring, reach, until_ready
-from core.database.encryption import KeyRing
+from core.database.encryption import KeyRing, refuse_guessed_keys
 from core.database.engine import DatabaseUrl, EngineOptions, refuse_guessed, tls_mode
 from core.database.errors import (
     ConfigurationError,
@@ -78,6 +78,8 @@ class DatabaseManager:
         self._verify = verify_migrations
         self._retry = retry or RetryOptions()
         self._monitoring = monitoring or MonitoringOptions()
+        if ring is not None:
+            refuse_guessed_keys(ring, self._environment)
         self._ring = ring
         self._monitor = monitor or QueryMonitor(self._monitoring, hooks)
         self._options = EngineOptions(
