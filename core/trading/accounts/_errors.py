@@ -15,7 +15,7 @@ class TooManyAttempts(PandaDatabaseError):
     `retry_after` is seconds; until then every attempt gets this, and none makes the wait longer.
     """
 
-    mend = "Wait, log in from where you have logged in before, or have an administrator run `panda user unlock`."
+    mend = "Wait, or have an administrator lift it by `panda user unlock`."
 
     def __init__(self, message: str, *, retry_after: float = 0.0, **fields: Any) -> None:
         super().__init__(message, **fields)
