@@ -443,6 +443,14 @@ async def test_failures_are_forgotten_after_a_quiet_time(manager: DatabaseManage
     assert await run_sql(manager, "SELECT failures FROM login_delays") == [(6,)]
 
 
+async def test_a_wait_is_not_forgotten_before_it_is_over(manager: DatabaseManager):
+    await register(manager)
+    rules = replace(AT_ONCE, forget=60)
+    await hold_up(manager, name_digest("trader"))
+    await run_sql(manager, "UPDATE login_delays SET failed_at = clock_timestamp() - interval '61 s'")
+    assert await fails(manager, password=PASSWORD, delays=rules) == "TooManyAttempts"
+
+
 async def test_of_many_guesses_at_once_only_the_free_ones_are_looked_at(manager: DatabaseManager, database_url: str):
     await register(manager)
     async with DatabaseManager(database_url, "testing", "migrations_only") as other:

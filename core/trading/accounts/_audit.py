@@ -87,7 +87,7 @@ async def prune_events(
         raise InvalidInput("batch must be above 0", column="batch")
     rules = delays or LoginDelays()
     ages = (
-        (LoginDelay, LoginDelay.failed_at, timedelta(seconds=max(rules.forget, rules.cap))),
+        (LoginDelay, LoginDelay.failed_at, timedelta(seconds=rules.forgotten)),
         (KnownSource, KnownSource.seen_at, timedelta(seconds=rules.known)),
         (AuthEvent, AuthEvent.occurred_at, older_than),
     )

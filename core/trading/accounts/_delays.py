@@ -32,6 +32,11 @@ class LoginDelays:
     known: Annotated[float, Field(ge=_DAY, le=3_650 * _DAY, allow_inf_nan=False)] = 90 * _DAY
     """How long a source is known for a user after a login from it."""
 
+    @property
+    def forgotten(self) -> float:
+        """When failures are, in seconds after the last."""
+        return max(self.forget, self.cap)
+
 
 def name_digest(form: str) -> bytes:
     """What is kept of a name that was typed, which may have been a password. Also the bucket that strangers share."""
@@ -65,7 +70,7 @@ _COUNT = text(f"""
 
 async def waiting(session: AsyncSession, bucket: bytes, delays: LoginDelays) -> float:
     """Seconds that the next attempt has to wait."""
-    values = {"bucket": bucket, "free": delays.free, "forget": delays.forget}
+    values = {"bucket": bucket, "free": delays.free, "forget": delays.forgotten}
     return await session.scalar(_WAIT, values) or 0.0
 
 
@@ -82,7 +87,7 @@ async def reserve(session: AsyncSession, bucket: bytes, delays: LoginDelays) -> 
         "free": delays.free,
         "first": delays.first,
         "cap": delays.cap,
-        "forget": max(delays.forget, delays.cap),
+        "forget": delays.forgotten,
     }
     if (await session.scalar(_COUNT, values)) is not None:
         return 0.0

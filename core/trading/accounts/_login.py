@@ -122,10 +122,9 @@ async def _prove(
 async def _admitted(manager: DatabaseManager, username: str, source: str | None, delays: LoginDelays) -> _Attempt:
     """The attempt, counted. A short wait is waited for here. Raises `TooManyAttempts`."""
     loop = asyncio.get_running_loop()
-    due = loop.time() + delays.patience
+    due = loop.time() + max(delays.patience, _POLL[0])  # a wait may end while it is looked at
     while True:
-        # A wait of next to nothing is between two that are admitted at the same moment.
-        patience = max(due - loop.time(), _POLL[0])
+        patience = due - loop.time()
         enter = partial(_enter, username=username, source=source, delays=delays, patience=patience)
         attempt, wait = await manager.run_transaction(enter)
         if wait == 0:
