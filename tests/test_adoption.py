@@ -446,7 +446,8 @@ class TestAccountsAndSessions:
         report = await place.adopt()
         assert report.password_resets == (0 if accounts.can_verify("$2b$12$" + "x" * 53) else 1)
         async with DatabaseManager(place.url, "testing", "migrations_only") as manager:
-            assert await accounts.authenticate(manager, "trader", "whatever it was") is None
+            with pytest.raises(accounts.InvalidCredentials):
+                await accounts.authenticate(manager, "trader", "whatever it was")
             async with manager.get_session() as session:
                 user = (await session.scalars(select(User))).one()
             assert not await accounts.verify_password(user, "whatever it was")

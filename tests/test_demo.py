@@ -126,7 +126,7 @@ def test_the_server_stays_up_for_the_commands_that_it_names(first: DemoReport, f
 
 async def test_what_is_stored_is_valid_for_the_models_and_the_password_fits(first: DemoReport):
     async with DatabaseManager(first.dsn, schema_management="migrations_only") as manager:
-        assert await accounts.authenticate(manager, "trader", "panda-demo-password") is not None
+        assert (await accounts.authenticate(manager, "trader", "panda-demo-password")).username == "trader"
         async with manager.get_session() as session:
             end = first.portfolios[0].snapshot_time
             rows = await session.scalars(select(PortfolioSnapshot).where(PortfolioSnapshot.snapshot_time == end))

@@ -26,6 +26,7 @@ from core.database.models import User
 from core.database.monitoring import QueryMonitor
 from core.fastapi import Manager, ReadSession, WriteSession, answer_problem, install, problem_of
 from core.probes import Probes
+from core.trading import accounts
 from core.trading.strategies import StrategyNotFound, VersionConflict
 from tests.cluster.proxy import fault_proxy
 
@@ -81,6 +82,11 @@ def users() -> FastAPI:
                 session.add(User(username=name, hashed_password="hash"))
 
         work.add_task(write)
+
+    @app.post("/login/{name}")
+    async def login(name: str, password: str, manager: Manager) -> str:
+        delays = accounts.LoginDelays(free=1, first=90, patience=0)
+        return (await accounts.authenticate(manager, name, password, delays=delays)).username
 
     @app.get("/users")
     async def names(session: ReadSession) -> list[str]:
@@ -208,6 +214,25 @@ async def test_a_name_that_is_taken_is_a_conflict_and_a_bad_one_is_unprocessable
     assert taken.json()["constraint"] == "uq_users_username"
     assert bad.status_code == 422
     assert bad.json()["type"] == "urn:alpha-panda:invalid-input"
+
+
+async def test_a_refused_login_is_unauthorized_and_one_too_many_is_told_when_to_come_back(database_url: str) -> None:
+    app = users()
+    manager = manager_at(database_url)
+    install(app, manager)
+    async with served(app) as client:
+        async with manager.transaction() as session:
+            await accounts.register(session, "trader", "correct horse")
+        assert (await client.post("/login/TRADER?password=correct horse")).json() == "trader"
+        refused = [await client.post(f"/login/{name}?password=wrong one") for name in ("trader", "nobody", "trader")]
+        delayed = await client.post("/login/trader?password=correct horse")
+    assert {(each.status_code, each.headers["www-authenticate"], each.text) for each in refused} == {
+        (401, "Bearer", refused[0].text)
+    }
+    assert refused[0].json()["type"] == "urn:alpha-panda:invalid-credentials"
+    assert (delayed.status_code, delayed.json()["type"]) == (429, "urn:alpha-panda:too-many-attempts")
+    assert 80 < int(delayed.headers["retry-after"]) <= 90
+    assert "www-authenticate" not in delayed.headers
 
 
 async def test_a_read_session_refuses_to_write_and_gives_its_connection_back(database_url: str) -> None:
@@ -383,7 +408,7 @@ def test_errors_of_the_rooms_above_say_by_their_class_what_they_are() -> None:
 def test_what_may_be_run_again_as_it_is_says_when_and_what_may_not_does_not() -> None:
     for cls in tree(errors.PandaDatabaseError):
         problem = problem_of(cls("words"))
-        assert (problem.retry_after is not None) == (problem.status == 503), cls
+        assert (problem.retry_after is not None) == (problem.status in (429, 503)), cls
         assert not cls.retryable or problem.status == 503, cls
 
 

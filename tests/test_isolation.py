@@ -551,7 +551,7 @@ async def test_other_clients_set_their_broker_by_a_function(filled: DatabaseMana
 
 
 async def test_a_database_without_the_policies_is_shut_to_brokers(filled: DatabaseManager) -> None:
-    await schema.downgrade(filled.engine, "-1")
+    await schema.downgrade(filled.engine, "0005")
     async with filled.get_session(broker="paper") as session:
         with pytest.raises(PermissionDenied):
             await session.execute(select(Portfolio.broker))
@@ -639,6 +639,10 @@ async def test_a_plan_is_applied_once_and_then_nothing_is_missing(filled: Databa
         assert (await roles.plan(filled.engine, **names)).steps == ()
         assert (await roles.apply(filled.engine, **names)).sql == ""
         async with filled.transaction() as session:
+            await session.execute(text(f"GRANT ALL ON auth_events TO {names['application']}"))
+        [excess] = (await roles.apply(filled.engine, **names)).steps
+        assert excess.sql == f"REVOKE UPDATE, DELETE, TRUNCATE ON auth_events FROM {names['application']}"
+        async with filled.transaction() as session:
             await session.execute(text(f"GRANT {names['application']}, {names['reader']} TO CURRENT_USER"))
         async with filled.transaction() as session:
             await session.execute(text(f"SET LOCAL ROLE {names['reader']}"))
@@ -646,6 +650,9 @@ async def test_a_plan_is_applied_once_and_then_nothing_is_missing(filled: Databa
             for statement in (
                 "SELECT hashed_password FROM users",
                 "SELECT credentials FROM trading_sessions",
+                "SELECT bearer_hash FROM trading_sessions",
+                "SELECT name_digest FROM auth_events",
+                "SELECT bucket FROM login_delays",
                 "DELETE FROM portfolios",
             ):
                 with pytest.raises(PermissionDenied):
@@ -655,9 +662,16 @@ async def test_a_plan_is_applied_once_and_then_nothing_is_missing(filled: Databa
             await session.execute(text(f"SET LOCAL ROLE {names['application']}"))
             assert await seen(session) == only(*BROKERS)
             await session.execute(sa.update(Portfolio).values(name="By the application"))
-            with pytest.raises(PermissionDenied):
-                async with session.begin_nested():
-                    await session.execute(text("DROP POLICY broker ON portfolios"))
+            await session.execute(text("INSERT INTO auth_events (kind, name_digest) VALUES ('login', sha256('x'))"))
+            for statement in (
+                "DROP POLICY broker ON portfolios",
+                "UPDATE auth_events SET kind = 'login'",
+                "DELETE FROM auth_events",
+                "TRUNCATE auth_events",
+            ):
+                with pytest.raises(PermissionDenied):
+                    async with session.begin_nested():
+                        await session.execute(text(statement))
             assert (
                 await session.scalars(text(f"SELECT pg_has_role('{names['application']}', 'panda_app', 'MEMBER')"))
             ).one()

@@ -555,9 +555,10 @@ async def test_a_sealed_secret_is_in_no_file_of_the_server(talkative: Server, ke
         async with manager.transaction() as session:
             owner = await accounts.register(session, "trader", password)
             first = await sessions.open_session(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
-        assert await accounts.authenticate(manager, "trader", password) is not None
-        assert await accounts.authenticate(manager, "trader", password + "x") is None
-        assert await accounts.authenticate(manager, "nobody", password) is None
+        await accounts.authenticate(manager, "trader", password)
+        for name, wrong in (("trader", password + "x"), ("nobody", password), (password, password)):
+            with pytest.raises(accounts.InvalidCredentials):
+                await accounts.authenticate(manager, name, wrong)
         async with manager.transaction(broker="paper") as session:
             again = await sessions.open_session(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
         for broker in (None, "paper", "zerodha"):

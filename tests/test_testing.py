@@ -556,7 +556,7 @@ class TestFactories:
         async with manager.transaction() as session:
             session.add(made := make_user())
         found = await authenticate(manager, made.username, USER_PASSWORD)
-        assert found is not None and found.id == made.id
+        assert found.id == made.id
         assert found.hashed_password == made.hashed_password, "made with today's parameters: nothing to renew"
 
     def test_every_column_can_be_given_and_nothing_else(self) -> None:
@@ -590,4 +590,5 @@ class TestFactories:
         made = {make().__tablename__ for make in (make_user, make_instrument, make_strategy, make_trading_session,
                                                   make_portfolio, make_snapshot)}  # fmt: skip
         histories = {"instrument_versions", "instrument_loads", "strategy_revisions", "encryption_canaries"}
+        histories |= {"auth_events", "login_delays", "known_sources"}
         assert made | histories == set(Base.metadata.tables)

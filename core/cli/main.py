@@ -22,6 +22,7 @@ from core.cli import (
     roles,
     server,
     top,
+    user,
 )
 from core.cli._failure import CLOSED, EXIT_CODES, INTERRUPTED, USAGE, Failure, censored, describe
 from core.cli._output import Output, OutputClosed
@@ -52,6 +53,7 @@ for room in (
     backup,
     instruments,
     portfolio,
+    user,
     config,
     top,
     explain,

@@ -27,8 +27,8 @@ def plan(
 ) -> None:
     """Print what the roles lack, as SQL. Changes nothing.
 
-    Owner is who owns the tables. Application logins read and write every row and may take the restricted role panda_app, as
-    which a broker's session works. A reader sees every row and no secret.
+    Owner is who owns the tables. Application logins read and write every row, but only add to auth_events, and may take
+    the restricted role panda_app, as which a broker's session works. A reader sees every row and no secret.
     """
     _run(out, application, reader, change=False, sql=sql)
 

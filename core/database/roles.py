@@ -1,7 +1,7 @@
 """Who may do what in the database: owner, application, restricted, reader; what is missing of it, and making it so.
 
-The owner made the tables and migrates. The application is the group of the logins that run: they read and write every row, own
-nothing, and may take the restricted role, as which a broker's session works. The reader sees every row and no secret. Roles
+The owner made the tables and migrates. The application is the group of the logins that run: they read and write every row, but
+of auth_events, to which they only add, own nothing, and may take the restricted role, as which a broker's session works. The reader sees every row and no secret. Roles
 belong to the whole server; rights to one database. A plan holds statements only, no password: logins are made by hand and put
 into a group (GRANT panda_application TO the_login).
 """
@@ -25,9 +25,11 @@ __all__ = ["APPLICATION_ROLE", "READER_ROLE", "RoleStep", "RolesPlan", "apply", 
 APPLICATION_ROLE: Final = "panda_application"
 READER_ROLE: Final = "panda_reader"
 
-_SECRETS = frozenset({"hashed_password", "credentials", "envelope", "bearer_hash", "name_digest"})
-"""Columns that the reader may not read, sealed or hashed as they are."""
-_CLOSED_TO_READER = frozenset({"encryption_canaries", "login_delays"})
+_SECRETS = frozenset({"hashed_password", "credentials", "envelope", "bearer_hash", "name_digest", "bucket"})
+"""Columns that the reader may not read, sealed or hashed as they are; of a name that was typed it may be a password."""
+_APPENDED = frozenset({"auth_events"})
+"""Tables that the application adds to, and never changes."""
+_CLOSED_TO_READER = frozenset({"encryption_canaries"})
 _RIGHT = re.compile(r"(\w+)(?: \(([^)]*)\))?")
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _quote = postgresql.dialect().identifier_preparer.quote
@@ -65,6 +67,12 @@ _LEAKS = text("""
     WHERE r.rolname = :restricted AND i.inhparent = to_regclass('portfolio_snapshots')
       AND (has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
            OR has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE')) ORDER BY 1
+""")
+_CHANGES = text("""
+    SELECT quote_ident(c.relname) AS name, quote_ident(r.rolname) AS role FROM pg_class c, aclexplode(c.relacl) a, pg_roles r
+    WHERE c.oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:names AS text[])) n (name)) AND r.oid = a.grantee
+      AND r.rolname = :application AND r.oid <> c.relowner AND a.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')
+    GROUP BY 1, 2 ORDER BY 1
 """)
 
 
@@ -217,6 +225,16 @@ async def _right_steps(
         )
         for (role, text_), tables in lacking.items()
     ]
+    changes = await connection.execute(_CHANGES, {"names": sorted(_APPENDED), "application": application})
+    steps += [
+        RoleStep(
+            role=application,
+            why="may change what is only added to",
+            sql=f"REVOKE UPDATE, DELETE, TRUNCATE ON {row.name} FROM {row.role}",
+            allowed=place.owns,
+        )
+        for row in changes
+    ]
     leaks = (await connection.execute(_LEAKS, {"restricted": RESTRICTED_ROLE})).scalars()
     return steps + [
         RoleStep(
@@ -240,6 +258,9 @@ def _rights(application: str, reader: str) -> dict[str, dict[str, str]]:
     stamp = {"alembic_version": "SELECT"}
     return {
         RESTRICTED_ROLE: dict(RESTRICTED_RIGHTS) | stamp,
-        application: dict.fromkeys(sorted(tables), "SELECT, INSERT, UPDATE, DELETE") | stamp,
+        application: {
+            name: "SELECT, INSERT" if name in _APPENDED else "SELECT, INSERT, UPDATE, DELETE" for name in sorted(tables)
+        }
+        | stamp,
         reader: {name: text_ for name, text_ in readable.items() if name not in _CLOSED_TO_READER} | stamp,
     }

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from core.config.options import Timeouts
 from core.database import schema
 from core.database.connection import DatabaseManager
+from core.database.errors import UniqueViolation
 from core.database.models import Portfolio, Strategy
 from core.demo.market import ROWS, made_master
 from core.demo.steps import Step, Steps
@@ -71,13 +72,13 @@ async def _load(manager: DatabaseManager, steps: Steps, file: Path | None, as_of
 
 async def _register(manager: DatabaseManager, steps: Steps) -> int:
     with steps.step("Register a user (argon2id)") as step:
-        user = await accounts.authenticate(manager, _USERNAME, _PASSWORD)
-        if user is not None:
+        try:
+            async with manager.transaction() as session:
+                user = await accounts.register(session, _USERNAME, _PASSWORD)
+            step.note = user.username
+        except UniqueViolation:
+            user = await accounts.authenticate(manager, _USERNAME, _PASSWORD)
             step.note = f"{user.username} is known, and the password fits"
-            return user.id
-        async with manager.transaction() as session:
-            user = await accounts.register(session, _USERNAME, _PASSWORD)
-        step.note = user.username
         return user.id
 
 

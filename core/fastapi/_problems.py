@@ -1,6 +1,7 @@
 """Errors of the database as HTTP: problem details by RFC 9457."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from core.database import errors as e
 from core.database.monitoring import get_logger
+from core.trading.accounts import InvalidCredentials, TooManyAttempts
 
 _log = get_logger()
 
@@ -36,6 +38,8 @@ _STATUS: dict[type[BaseException], int] = {
     e.InvalidInput: 422,
     e.ConfigurationError: 500,
     e.EncryptionError: 500,
+    InvalidCredentials: 401,
+    TooManyAttempts: 429,
 }
 _RETRY_AFTER: dict[type[BaseException], int] = {
     e.PoolExhausted: 1,
@@ -47,6 +51,10 @@ _RETRY_AFTER: dict[type[BaseException], int] = {
     e.ConnectionFailed: 5,
     e.ManagerNotConnected: 5,
     e.ResourceExhausted: 30,
+}
+_HEADERS: dict[int, dict[str, str]] = {
+    # HTTP asks for a scheme; that of a bearer's token is the one for which browsers ask nothing themselves.
+    401: {"www-authenticate": "Bearer"},
 }
 _DETAIL: dict[int, str] = {
     500: "The request could not be carried out; the server's log says why.",
@@ -74,6 +82,12 @@ class Problem:
     retry_after: int | None = None
     """Seconds, for the header of that name, where sending the same request again may work."""
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that belong to it, the content's type aside."""
+        after = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return _HEADERS.get(self.status, {}) | after
+
     def to_json(self) -> dict[str, Any]:
         """The members of the body; those that are not known are left out."""
         members = ("type", "title", "status", "detail", "constraint", "column")
@@ -83,9 +97,10 @@ class Problem:
 def problem_of(error: e.PandaDatabaseError) -> Problem:
     """The error as a client may see it. 4xx say in words what is wrong with the request, 5xx only what it may do.
 
-    409: a constraint, or a version that has moved on. 422: a value. 404: what the request names is not there. 503 with
-    Retry-After: no connection, none free, a lock, a serialization failure; nothing is stored. 504: too slow; nothing is
-    stored. 500: everything else, `urn:alpha-panda:commit-outcome-unknown` included, after which nobody knows.
+    409: a constraint, or a version that has moved on. 422: a value. 404: what the request names is not there. 401: the
+    login is refused. 429 with Retry-After: too many failed logins. 503 with Retry-After: no connection, none free, a lock,
+    a serialization failure; nothing is stored. 504: too slow; nothing is stored. 500: everything else,
+    `urn:alpha-panda:commit-outcome-unknown` included, after which nobody knows.
     """
     status = _status(error)
     words = _words(type(error).__name__)
@@ -100,7 +115,7 @@ def problem_of(error: e.PandaDatabaseError) -> Problem:
         detail=detail,
         constraint=error.constraint if status < 500 else None,
         column=error.column if status < 500 else None,
-        retry_after=_nearest(_RETRY_AFTER, error) if status == 503 else None,
+        retry_after=_retry_after(error, status),
     )
 
 
@@ -119,9 +134,8 @@ async def answer_problem(request: Request, error: e.PandaDatabaseError) -> Respo
             reason=error.message,
             hint=error.hint,
         )
-    headers = {} if problem.retry_after is None else {"retry-after": str(problem.retry_after)}
     return Response(
-        json.dumps(problem.to_json()), problem.status, headers=headers, media_type="application/problem+json"
+        json.dumps(problem.to_json()), problem.status, headers=problem.headers, media_type="application/problem+json"
     )
 
 
@@ -135,6 +149,12 @@ def _status(error: e.PandaDatabaseError) -> int:
     if isinstance(error, StaleDataError):
         return 409
     return 422 if isinstance(error, ValueError) else 500
+
+
+def _retry_after(error: e.PandaDatabaseError, status: int) -> int | None:
+    if isinstance(error, TooManyAttempts):
+        return max(1, math.ceil(error.retry_after))
+    return _nearest(_RETRY_AFTER, error) if status == 503 else None
 
 
 def _nearest(table: dict[type[BaseException], int], error: BaseException) -> int | None:

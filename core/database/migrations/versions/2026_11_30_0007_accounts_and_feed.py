@@ -83,15 +83,17 @@ def _fold_names() -> None:
     """Those of stored users, which are few: NFKC and case-folded. Two that become one stop the migration."""
     fold = f"""DO $$
 DECLARE
-    twin text;
+    twins text;
 BEGIN
     UPDATE users SET username = lower(normalize(username, NFKC)) WHERE username ~ '[A-Z]';
     UPDATE users SET username = {_folded("username")} WHERE username ~ '[^\\u0001-\\u007f]';
 EXCEPTION
     WHEN unique_violation THEN
-        GET STACKED DIAGNOSTICS twin = PG_EXCEPTION_DETAIL;
-        RAISE EXCEPTION 'two users have one name once its letters are brought to one form: %', twin
-            USING HINT = 'Rename one of them, then migrate again.';
+        SELECT string_agg(CAST(id AS text), ' and ' ORDER BY id) INTO twins
+        FROM (SELECT id, {_folded("username")} AS form FROM users) u GROUP BY form HAVING count(*) > 1 ORDER BY min(id) LIMIT 1;
+        RAISE EXCEPTION 'users % (by their id) have one name once it is brought to one form, NFKC and lower case: rename all but'
+            ' one of them by UPDATE users SET username, then migrate again', twins
+            USING ERRCODE = 'unique_violation', TABLE = 'users', CONSTRAINT = 'uq_users_username';
 END
 $$"""  # noqa: S608 - made of constants
     op.execute(fold)
