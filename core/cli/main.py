@@ -21,6 +21,7 @@ from core.cli import (
     portfolio,
     roles,
     server,
+    strategy,
     top,
 )
 from core.cli._failure import CLOSED, EXIT_CODES, INTERRUPTED, USAGE, Failure, censored, describe
@@ -51,6 +52,7 @@ for room in (
     backup,
     instruments,
     portfolio,
+    strategy,
     config,
     top,
     explain,

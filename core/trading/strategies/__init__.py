@@ -15,16 +15,17 @@ from core.trading.strategies._errors import (
     StrategyNotFound,
     VersionConflict,
 )
-from core.trading.strategies._reads import diff, get, history, last_change, listing
+from core.trading.strategies._reads import changes_between, diff, get, history, last_change, listing
 from core.trading.strategies._record import CHANNEL
 from core.trading.strategies._rules import StrategyModels, StrategyRules
 from core.trading.strategies._watch import StrategyChange, watch
 from core.trading.strategies._write import define, disable, enable, revise, rollback
-from core.trading.strategies._yaml import read_documents, write_documents
+from core.trading.strategies._yaml import LARGEST_FILE, read_documents, write_documents
 
 __all__ = [
     "ABSENT",
     "CHANNEL",
+    "LARGEST_FILE",
     "AppliedStrategy",
     "ApplyReport",
     "FeedRewound",
@@ -39,6 +40,7 @@ __all__ = [
     "StrategyRules",
     "VersionConflict",
     "apply",
+    "changes_between",
     "define",
     "diff",
     "disable",

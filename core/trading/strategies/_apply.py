@@ -16,10 +16,10 @@ from core.trading.strategies._document import StrategyDocument
 from core.trading.strategies._record import (
     STATE,
     Origin,
-    changes_between,
     judged,
     locked_all,
     refuse_lost_update,
+    state_changes,
     state_of,
     take_turn,
     write,
@@ -162,7 +162,7 @@ def _step(document: StrategyDocument, strategy: Strategy | None, origin: Origin,
     if problems:
         raise document.refusal(problems)
     after = {field: columns[field] for field in STATE}
-    changes = changes_between(before, after) if before is not None else ()
+    changes = state_changes(before, after) if before is not None else ()
     outcome: Outcome = "created" if before is None else "changed" if changes else "unchanged"
     return _Step(
         strategy,
@@ -174,7 +174,7 @@ def _step(document: StrategyDocument, strategy: Strategy | None, origin: Origin,
 def _disabling(strategy: Strategy) -> _Step:
     before = state_of(strategy)
     after = before | {"is_active": False}
-    changes = changes_between(before, after)
+    changes = state_changes(before, after)
     return _Step(
         strategy,
         AppliedStrategy(strategy.strategy_id, "disabled", strategy.version + 1, is_active=False, changes=changes),

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.database.models import Strategy, StrategyRevision
 from core.trading.strategies._diff import FieldChange
 from core.trading.strategies._errors import RevisionNotFound, StrategyNotFound
-from core.trading.strategies._record import changes_between, state_of
+from core.trading.strategies._record import state_changes, state_of
 
 
 async def get(session: AsyncSession, strategy_id: str) -> Strategy | None:
@@ -43,7 +43,12 @@ async def diff(session: AsyncSession, strategy_id: str, from_version: int, to_ve
     for version in (from_version, to_version):
         if version not in found:
             raise RevisionNotFound(f"strategy {strategy_id!r} has no version {version} on record")
-    return changes_between(state_of(found[from_version]), state_of(found[to_version]))
+    return changes_between(found[from_version], found[to_version])
+
+
+def changes_between(before: Strategy | StrategyRevision, after: Strategy | StrategyRevision) -> tuple[FieldChange, ...]:
+    """What differs in `after`, place by place."""
+    return state_changes(state_of(before), state_of(after))
 
 
 async def last_change(session: AsyncSession) -> int:

@@ -91,7 +91,7 @@ def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[FieldChange, ...]:
+def state_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[FieldChange, ...]:
     return tuple(differences(plain_state(before), plain_state(after)))
 
 
@@ -158,7 +158,7 @@ async def changes_since(session: AsyncSession, strategy_id: str, version: int) -
     told: list[RevisionChange] = []
     for row in await session.scalars(query.order_by(StrategyRevision.version)):
         if row.version > version:
-            changes = changes_between(state_of(before), state_of(row)) if before is not None else ()
+            changes = state_changes(state_of(before), state_of(row)) if before is not None else ()
             paths = tuple(change.where for change in changes) if before is not None else STATE
             told.append(RevisionChange(row.version, row.changed_by, row.created_at, row.note, paths))
         before = row

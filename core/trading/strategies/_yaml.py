@@ -28,7 +28,8 @@ from core.trading.strategies._errors import StrategyFileError
 from core.trading.strategies._rules import near
 from core.trading.strategies._yaml_read import STR_TAG, Composer, Node, is_plain
 
-LARGEST: Final = 4 * 2**20
+LARGEST_FILE: Final = 4 * 2**20
+"""Characters; what is declared by hand is far below."""
 
 
 def read_documents(text: str | bytes, *, name: str = "the file") -> tuple[StrategyDocument, ...]:
@@ -37,8 +38,10 @@ def read_documents(text: str | bytes, *, name: str = "the file") -> tuple[Strate
         decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise StrategyFileError(f"{name} is no UTF-8") from None
-    if len(decoded) > LARGEST:
-        raise StrategyFileError(f"{name} is larger than {LARGEST >> 20} MB", hint="Keep strategies in several files.")
+    if len(decoded) > LARGEST_FILE:
+        raise StrategyFileError(
+            f"{name} is larger than {LARGEST_FILE >> 20} MB", hint="Keep strategies in several files."
+        )
     decoded = decoded.removeprefix("\ufeff")
     if not decoded.strip():
         raise StrategyFileError(f"{name} is empty", hint="It begins with a line: strategies:")

@@ -29,7 +29,11 @@ _OTHER = re.compile(r"[-+]?(?:[0-9][0-9_]*|\.inf|\.Inf|\.INF|0[xob][0-9a-fA-F_]+
 
 def is_plain(text: str) -> bool:
     """Whether it is read as text without quotes."""
-    return text != MERGE and not any(rule.fullmatch(text) for rule in (_NULL, _BOOL, _INT, _FLOAT, _OTHER))
+    return (
+        text != MERGE
+        and text.isprintable()
+        and not any(rule.fullmatch(text) for rule in (_NULL, _BOOL, _INT, _FLOAT, _OTHER))
+    )
 
 
 @dataclass(slots=True)
