@@ -24,6 +24,7 @@ from core.trading.strategies import (
     write_documents,
 )
 from core.trading.strategies._diff import same
+from tests.documents import ROOT, blocks
 
 
 def one(values: str) -> Any:
@@ -192,6 +193,12 @@ def test_anchors_and_merges_serve_the_whole_file_and_what_is_said_wins() -> None
     )
     assert first.config == {"universe": ["A", "B"], "hedge": True}
     assert second.config == {"hedge": False, "more": ["A", "B"], "universe": ["A", "B"]}
+
+
+def test_the_file_in_the_guide_is_one() -> None:
+    [block] = blocks(ROOT / "docs" / "guide.md", "yaml")
+    [found] = read_documents(block.text)
+    assert (found.strategy_id, found.parameters["risk"]) == ("carry", Decimal("0.015"))
 
 
 # Applied

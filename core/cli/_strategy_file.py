@@ -74,9 +74,9 @@ def export(
     versions: Versions = False,
     force: Force = False,
 ) -> None:
-    """Write strategies as a file that `apply` takes, and that changes nothing there.
+    """Write strategies as a file that `apply` takes.
 
-    Exit code 6 if one of those named is not there.
+    Applied as it is it changes nothing. Exit code 6 if one of those named is not there.
     """
     from core.cli._database import read
     from core.cli._target import check_target, published

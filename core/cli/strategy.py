@@ -31,7 +31,7 @@ Version = Annotated[int | None, typer.Option("--version", min=1, help="As it was
 From = Annotated[int | None, typer.Argument(metavar="FROM", min=1, help="A version; else the one before TO.")]
 To = Annotated[int | None, typer.Argument(metavar="TO", min=1, help="A version; else the present one.")]
 
-_HELP = "Strategies: what they are and were, who changed them, and a file that says what they are to be."
+_HELP = "Strategies: who changed what, files, the feed."
 
 
 def register(app: typer.Typer) -> None:

@@ -102,4 +102,6 @@ class StrategyFileError(PandaDatabaseError, ValueError):
 class FeedRewound(PandaDatabaseError):
     """The database does not hold the change that the cursor stands at: it was restored, or failed over with loss."""
 
-    mend = "Read every strategy again, and watch from `last_change`."
+    mend = (
+        "Read every strategy again, and watch from there: from `last_change`, or on the command line without --after."
+    )

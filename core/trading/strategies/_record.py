@@ -129,7 +129,8 @@ async def write(session: AsyncSession, changed: Iterable[Strategy], origin: Orig
         columns, problems = validated(strategy.strategy_id, strategy.version, state_of(strategy), origin)
         if problems:
             raise refusal(problems)
-        row = StrategyRevision(**columns)
+        # Not now(), which is when the transaction began: it may have waited for its turn since.
+        row = StrategyRevision(**columns, created_at=func.clock_timestamp())
         session.add(row)
         await session.flush()  # one at a time: a bulk insert may number them in another order
         last = row.change_id
