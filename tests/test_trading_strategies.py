@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, model_validator
 from sqlalchemy import select, text
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -319,6 +319,18 @@ async def test_what_differs_between_versions_is_told_place_by_place(manager: Dat
             await strategies.diff(session, "unknown", 1, 2)
 
 
+async def test_when_a_change_came_into_force_is_when_it_had_its_turn(manager: DatabaseManager):
+    async with manager.get_session() as early:
+        await early.execute(text("SELECT 1"))  # its transaction begins here, and its change comes second
+        await define(manager, "first")
+        await strategies.define(early, strategy_id="second", name="Second")
+        await early.commit()
+    async with manager.get_session() as session:
+        [first] = await strategies.history(session, "first")
+        [second] = await strategies.history(session, "second")
+    assert first.change_id < second.change_id and first.created_at < second.created_at
+
+
 # What goes past the functions
 
 
@@ -521,6 +533,25 @@ def test_a_model_that_would_not_read_back_what_it_writes_is_refused():
     assert "t0ken" not in str(caught.value)
     with pytest.raises(ConfigurationError, match="registered already"):
         rules_of(momentum=Hidden)
+
+
+def test_names_for_json_and_computed_fields_are_no_obstacle():
+    class Named(BaseModel):
+        look_back: int = Field(alias="lookBack")
+
+        @computed_field
+        @property
+        def twice(self) -> int:
+            return self.look_back * 2
+
+        model_config = ConfigDict(extra="forbid")
+
+    rules = rules_of(named=Named)
+    strategy = Strategy(strategy_type="named", config={}, parameters={"lookBack": 20}, active_brokers=[])
+    state = {field: getattr(strategy, field) for field in STATE}
+    checked, problems = rules.problems(state)
+    assert (checked["parameters"], problems) == ({"lookBack": 20}, [])
+    assert rules.parameters_of(strategy, Named).twice == 40
 
 
 def test_rules_say_nothing_of_what_they_were_not_told():
