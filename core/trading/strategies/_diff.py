@@ -9,8 +9,6 @@ from difflib import SequenceMatcher
 from enum import Enum
 from typing import Any, Final, TypeAlias, TypeGuard, cast
 
-from core.database.types import strict_json_dumps
-
 Path: TypeAlias = tuple[str | int, ...]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -131,7 +129,7 @@ def _aligned(before: Sequence[Any], after: Sequence[Any]) -> Iterator[tuple[rang
 
 def _token(value: Any) -> str:
     """One text for all that is the same."""
-    return strict_json_dumps(_normal(value))
+    return json.dumps(_normal(value))
 
 
 def _normal(value: Any) -> Any:
