@@ -1,13 +1,17 @@
 """`panda strategy`: what it prints, what it returns, and that a file is applied whole or not at all."""
 
+import asyncio
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.test_cli import answer, panda, process
@@ -231,6 +235,30 @@ def test_the_applications_rules_hold_for_every_command_that_writes(
     ):
         wrong = run(url, "enable", "m", "--rules", place)
         assert (wrong.returncode, words in wrong.stderr) == (2, True), wrong.stderr
+
+
+def test_a_stop_tries_again_while_another_writer_holds_the_lock(database_url_sync: str) -> None:
+    url = database_url_sync
+    applied(url)
+    holding = threading.Event()
+
+    async def hold() -> None:
+        connection = await asyncpg.connect(url)
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('alpha-panda: strategies', 0))")
+            holding.set()
+            await asyncio.sleep(0.5)
+        await connection.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(asyncio.run, hold())
+        assert holding.wait(5)
+        limits = {"DATABASE__TIMEOUTS__LOCK": "0.1"}
+        assert run(url, "enable", "carry", **limits).returncode == 5
+        stopped = run(url, "disable", "carry", **limits)
+        held.result()
+    assert text_of(stopped) == "carry: disabled, version 2\n"
+    assert "another writer of strategies holds the lock; trying again" in stopped.stderr
 
 
 def test_the_feed_prints_a_line_a_change_from_any_number_on(database_url_sync: str) -> None:

@@ -28,6 +28,7 @@ from core.trading.strategies import (
     StrategyNotFound,
     StrategyRules,
     VersionConflict,
+    _record,
 )
 from core.trading.strategies._diff import differences, same
 
@@ -172,7 +173,7 @@ async def test_of_16_writers_who_read_again_none_loses_an_update(manager: Databa
     assert ids == sorted(ids)
 
 
-async def test_a_decision_made_on_an_old_version_is_refused(manager: DatabaseManager):
+async def test_a_decision_made_on_an_old_version_is_refused(manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch):
     await define(manager)
     async with manager.transaction() as session:
         for version in range(1, 8):
@@ -183,6 +184,10 @@ async def test_a_decision_made_on_an_old_version_is_refused(manager: DatabaseMan
         with pytest.raises(VersionConflict, match=r"version 8, not 9\. ") as caught:
             await strategies.revise(session, "momentum", expected_version=9, name="Momentum 3")
         assert caught.value.changes == ()
+        monkeypatch.setattr(_record, "_TOLD", 3)
+        with pytest.raises(VersionConflict, match=r": 4 more; version 6 by") as caught:
+            await strategies.revise(session, "momentum", expected_version=1, name="Momentum 3")
+        assert [(one.version, one.fields) for one in caught.value.changes] == [(n, ("name",)) for n in (6, 7, 8)]
         with pytest.raises(StrategyNotFound, match="no strategy 'unknown'"):
             await strategies.revise(session, "unknown", expected_version=1, name="x")
         with pytest.raises(TypeError, match="expected_version"):
@@ -658,5 +663,6 @@ def test_a_list_that_grows_or_shrinks_tells_what_came_and_went_and_a_long_one_as
     assert told([1, 2], [True, 2]) == [("u[0]", 1, True)]
     assert told([Decimal("1.0"), 2, 3], [1, 3]) == [("u[1]", 2, ABSENT)]
     long = list(range(3_000))
-    [(where, _, _)] = told(long, long[1:])
-    assert where == "u"
+    assert told(long, long[1:]) == [("u[0]", 0, ABSENT)]
+    [(where, before, _)] = told(long, long[::-2])
+    assert (where, before) == ("u", long)

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from core.trading.strategies import StrategyRules
 
 T = TypeVar("T")
+
+_PATIENCE = 30.0
+"""Seconds for which a stop tries again while another writer holds the lock: it must not be the one that gives up."""
 
 Which = Annotated[str, typer.Argument(metavar="STRATEGY", help="Its id.")]
 Many = Annotated[list[str], typer.Argument(metavar="STRATEGY...", help="Their ids.")]
@@ -48,7 +52,7 @@ def disable(out: Output, strategy: Many, *, by: By = None, note: Note = None) ->
     from core.trading import strategies
 
     origin: dict[str, Any] = {"changed_by": by or system_user(), "note": note}
-    _switch(out, strategy, lambda session, one: strategies.disable(session, one, **origin))
+    _switch(out, strategy, lambda session, one: strategies.disable(session, one, **origin), patience=_PATIENCE)
 
 
 def rollback(
@@ -82,7 +86,13 @@ def rollback(
     out.line(f"{shown(strategy)}: {words}")
 
 
-def _switch(out: Output, strategy_ids: list[str], change: "Callable[[AsyncSession, str], Awaitable[Strategy]]") -> None:
+def _switch(
+    out: Output,
+    strategy_ids: list[str],
+    change: "Callable[[AsyncSession, str], Awaitable[Strategy]]",
+    *,
+    patience: float = 0.0,
+) -> None:
     from core.trading import strategies
 
     async def work(session: "AsyncSession") -> "list[tuple[bool, Strategy]]":
@@ -95,20 +105,31 @@ def _switch(out: Output, strategy_ids: list[str], change: "Callable[[AsyncSessio
             done.append((after.version != before, after))
         return done
 
-    done = write(out, work)
+    done = write(out, work, patience=patience)
     out.data({"strategies": [as_json(one) | {"changed": changed} for changed, one in done]})
     for changed, one in done:
         state = "active" if one.is_active else "disabled"
         out.line(f"{shown(one.strategy_id)}: {state}{f', version {one.version}' if changed else ' already'}")
 
 
-def write(out: Output, work: "Callable[[AsyncSession], Awaitable[T]]") -> T:
-    """Run it in a transaction that commits, on the database of the settings in force; its schema must be at head."""
+def write(out: Output, work: "Callable[[AsyncSession], Awaitable[T]]", *, patience: float = 0.0) -> T:
+    """Run it in a transaction that commits, on the database of the settings in force; its schema must be at head.
+
+    For so many seconds it is tried again while another writer holds the lock.
+    """
     from core.cli._database import connected, run, settings_in_force
+    from core.database.errors import LockTimeout
 
     async def writing() -> T:
+        end = time.monotonic() + patience
         async with connected(settings_in_force(), out, verify=True) as manager:
-            return await manager.run_transaction(work)
+            while True:
+                try:
+                    return await manager.run_transaction(work)
+                except LockTimeout:
+                    if time.monotonic() >= end:
+                        raise
+                    out.note("another writer of strategies holds the lock; trying again")
 
     return run(writing())
 

@@ -17,7 +17,7 @@ from core.trading.strategies._errors import (
 )
 from core.trading.strategies._reads import changes_between, diff, get, history, last_change, listing
 from core.trading.strategies._record import CHANNEL
-from core.trading.strategies._rules import StrategyModels, StrategyRules
+from core.trading.strategies._rules import Problem, StrategyModels, StrategyRules
 from core.trading.strategies._watch import StrategyChange, watch
 from core.trading.strategies._write import define, disable, enable, revise, rollback
 from core.trading.strategies._yaml import LARGEST_FILE, read_documents, write_documents
@@ -30,6 +30,7 @@ __all__ = [
     "ApplyReport",
     "FeedRewound",
     "FieldChange",
+    "Problem",
     "RevisionChange",
     "RevisionNotFound",
     "StrategyChange",

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeGuard, cast
 Path: TypeAlias = tuple[str | int, ...]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_COMPARED = 4_000_000  # pairs of elements of two lists; beyond that one list has become another
+_COMPARED = 250_000  # pairs of elements, equal ends aside; beyond that one list has become another
 
 
 class _Absent(Enum):
@@ -103,10 +103,10 @@ def _of_objects(before: Mapping[str, Any], after: Mapping[str, Any], path: Path)
 
 
 def _of_lists(before: Sequence[Any], after: Sequence[Any], path: Path) -> Iterator[FieldChange]:
-    if len(before) * len(after) > _COMPARED and len(before) != len(after):
-        yield FieldChange(path, plain(before), plain(after))
-        return
     for old, new in _aligned(before, after):
+        if len(old) * len(new) > _COMPARED and len(old) != len(new):
+            yield FieldChange(path, plain(before), plain(after))
+            return
         common = min(len(old), len(new))
         for index in range(common):
             yield from differences(before[old[index]], after[new[index]], (*path, new[index]))
@@ -122,9 +122,17 @@ def _aligned(before: Sequence[Any], after: Sequence[Any]) -> Iterator[tuple[rang
         yield range(len(before)), range(len(after))
         return
     old, new = list(map(_token, before)), list(map(_token, after))
+    shorter = min(len(old), len(new))
+    start = next((n for n in range(shorter) if old[n] != new[n]), shorter)
+    left = shorter - start
+    end = next((n for n in range(left) if old[-1 - n] != new[-1 - n]), left)
+    old, new = old[start : len(old) - end], new[start : len(new) - end]
+    if len(old) * len(new) > _COMPARED:
+        yield range(start, start + len(old)), range(start, start + len(new))
+        return
     for kind, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind != "equal":
-            yield range(i1, i2), range(j1, j2)
+            yield range(start + i1, start + i2), range(start + j1, start + j2)
 
 
 def _token(value: Any) -> str:

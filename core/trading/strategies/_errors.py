@@ -50,7 +50,7 @@ class RevisionNotFound(PandaDatabaseError, LookupError):
 class VersionConflict(PandaDatabaseError, StaleDataError):
     """Somebody else changed the strategy first: it is at version `actual`, and the decision was made on `expected`.
 
-    `changes` are the versions since, the first one first.
+    `changes` are the versions since, at most the last hundred, the earliest first.
     """
 
     mend = "Read the strategy again and decide anew."
@@ -76,8 +76,9 @@ class VersionConflict(PandaDatabaseError, StaleDataError):
         """With a message that tells who changed what, the latest of it."""
         message = f"strategy {strategy_id!r} is at version {actual}, not {expected}"
         if changes:
-            left_out = f"{len(changes) - _TOLD} more; " if len(changes) > _TOLD else ""
-            message += f": {left_out}{'; '.join(map(str, changes[-_TOLD:]))}"
+            told = changes[-_TOLD:]
+            more = actual - expected - len(told)
+            message += f": {f'{more:,} more; ' if more > 0 else ''}{'; '.join(map(str, told))}"
         return cls(message, expected=expected, actual=actual, changes=changes)
 
     def __reduce__(self) -> tuple[Any, ...]:

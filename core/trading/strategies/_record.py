@@ -26,6 +26,7 @@ CHANNEL: Final = "panda_strategies"
 
 STATE: Final = ("name", "strategy_type", "config", "parameters", "active_brokers", "is_active")
 
+_TOLD = 100
 _TURN = text("SELECT pg_advisory_xact_lock(hashtextextended('alpha-panda: strategies', 0))")
 
 
@@ -151,7 +152,9 @@ async def refuse_lost_update(session: AsyncSession, strategy: Strategy, expected
 
 
 async def changes_since(session: AsyncSession, strategy_id: str, version: int) -> tuple[RevisionChange, ...]:
-    """The versions after that one, each with what it changed."""
+    """The versions after that one, at most the last hundred, each with what it changed."""
+    present = (await recorded_versions(session, [strategy_id])).get(strategy_id, 0)
+    version = max(version, present - _TOLD)
     query = select(StrategyRevision).where(
         StrategyRevision.strategy_id == strategy_id, StrategyRevision.version >= version
     )
