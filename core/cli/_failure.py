@@ -130,6 +130,8 @@ def _lines(error: BaseException) -> list[str]:
 
 
 def _code(error: BaseException) -> int:
+    from sqlalchemy.orm.exc import StaleDataError
+
     from core.database import errors as e
 
     if isinstance(error, e.ConfigurationError | e.InvalidKey):
@@ -140,7 +142,9 @@ def _code(error: BaseException) -> int:
         return FAILED if isinstance(error, e.MigrationFailed) else SCHEMA
     if isinstance(error, e.ConnectionFailed | e.PoolExhausted):
         return NOT_READY
-    return REFUSED if isinstance(error, e.InvalidInput | e.SnapshotConflict | ValueError) else FAILED
+    # Errors of the rooms above the database say by a foreign class what they are: a name that is not there, a lost update.
+    foreign = (ValueError, LookupError, StaleDataError)
+    return REFUSED if isinstance(error, (e.InvalidInput, e.SnapshotConflict, *foreign)) else FAILED
 
 
 def _is_a(error: BaseException, module: str, name: str) -> bool:

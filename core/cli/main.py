@@ -21,6 +21,7 @@ from core.cli import (
     portfolio,
     roles,
     server,
+    strategy,
     top,
     user,
 )
@@ -54,6 +55,7 @@ for room in (
     instruments,
     portfolio,
     user,
+    strategy,
     config,
     top,
     explain,

@@ -119,6 +119,7 @@ async def _define_strategies(manager: DatabaseManager, steps: Steps, brokers: li
                         config=config,
                         parameters=parameters,
                         active_brokers=brokers,
+                        changed_by="panda demo",
                     )
             held = set(await session.scalars(select(Portfolio.portfolio_id)))
             for book in BOOKS:

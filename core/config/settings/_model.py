@@ -78,6 +78,8 @@ class TradingSettings(BaseModel):
 
     brokers: str = DEFAULT_BROKERS
     """The brokers that there are, and when a login with each ends, as `config.brokers` reads it."""
+    strategy_rules: str | None = None
+    """`module:attribute`: the StrategyRules of the application, by which `panda strategy` judges what it writes."""
 
     @field_validator("brokers")
     @classmethod
