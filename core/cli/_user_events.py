@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from core.database.models import AuthEvent
     from core.trading.accounts import PruneReport
 
-OfName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="What was tried with this name; else all.")]
+OfName = Annotated[str | None, typer.Argument(metavar="NAME", help="What was tried with this name; else all.")]
 Kind = Annotated[list[str] | None, typer.Option("--kind", help="Such as login_refused; may be repeated.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="WHEN", help="2026-01-31, a time, or 12h.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many, the newest.")]
@@ -27,9 +27,9 @@ OlderThan = Annotated[int, typer.Option("--older-than", min=1, max=36_500, metav
 def events(
     out: Output, name: OfName = None, *, kind: Kind = None, since: Since = None, limit: Limit = 50, zone: Zone = ZONE
 ) -> int | None:
-    """List what happened to accounts and was tried with their names, newest first.
+    """List what happened to accounts, newest first.
 
-    Names that are nobody's are kept as a digest only, since a password is typed for one now and then. Exit code 1 if there
+    And what was tried with their names. Names that are nobody's are kept as a digest only, since a password is typed for one now and then. Exit code 1 if there
     is nothing.
     """
     from core.cli._database import read
@@ -63,9 +63,9 @@ def events(
 
 
 def prune_events(out: Output, *, older_than: OlderThan) -> None:
-    """Remove events of that age, and delays and sources that count no more.
+    """Remove old events, delays and sources.
 
-    In batches, and safe to interrupt. The application's role may only add to the record: connect as the owner.
+    Delays that are forgotten and sources that are not known any more, whatever their age. In batches, and safe to interrupt. The application's role may only add to the record: connect as the owner.
     """
     from core.cli._database import connected, run, settings_in_force
     from core.database.errors import PermissionDenied

@@ -29,7 +29,7 @@ Actor = Annotated[str | None, typer.Option("--actor", help="Who does it, for the
 ActiveOnly = Annotated[bool, typer.Option("--active", help="Those who may log in alone.")]
 KeepSessions = Annotated[bool, typer.Option("--keep-sessions", help="Do not end the trading sessions.")]
 
-_HELP = "Accounts: register, passwords, disable, unlock, and the record of it all."
+_HELP = "Accounts: passwords, disable, unlock, the record of it all."
 
 
 def register(app: typer.Typer) -> None:
@@ -96,9 +96,9 @@ def list_(out: Output, *, active: ActiveOnly = False, zone: Zone = ZONE) -> None
 
 
 def show(out: Output, name: Name, *, zone: Zone = ZONE) -> None:
-    """Show a user: state, last login, open trading sessions, and whether logins have to wait.
+    """Show a user, the last login and whether logins wait.
 
-    Exit code 6 if there is none of that name.
+    Where the user has logged in before they do not wait for the failures of others. Exit code 6 if there is none of that name.
     """
     from core.cli._database import read
     from core.trading import accounts
@@ -178,7 +178,10 @@ def enable(out: Output, name: Name, *, actor: Actor = None) -> None:
 
 
 def unlock(out: Output, name: Name, *, actor: Actor = None) -> None:
-    """Forget the failed logins with a user's name, so that the next one need not wait."""
+    """Forget the failed logins with a user's name.
+
+    So the next one need not wait, wherever it comes from.
+    """
     from core.trading import accounts
 
     by = _actor(actor)
