@@ -143,9 +143,12 @@ async def verify(manager: DatabaseManager, ring: KeyRing, *, deep: bool = False,
         check = await check_ring(session, ring)
     async with manager.get_session(read_only=True) as session:
         rows = await session.execute(
-            sa.select(_KEY_ID, sa.func.count()).where(_SEALED).group_by(_KEY_ID).order_by(_KEY_ID)
+            sa.select(_KEY_ID.label("key_id"), sa.func.count().label("sealed"))
+            .where(_SEALED)
+            .group_by(_KEY_ID)
+            .order_by(_KEY_ID)
         )
-        envelopes: dict[str, int] = {key_id: count for key_id, count in rows}
+        envelopes: dict[str, int] = {row.key_id: row.sealed for row in rows}
     faults: list[EnvelopeFault] = []
     opened, after = 0, ""
     while deep:

@@ -106,8 +106,21 @@ class SessionWatch:
     ) -> None:
         await self._let_go()
 
-    def __aiter__(self) -> AsyncIterator[SessionEvent]:
-        return self._stream()
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionEvent:
+        # No generator, which a time limit around one step of it would end for good.
+        while not self._events:
+            for task in self._tasks:
+                if task.done() and not task.cancelled():
+                    task.result()
+            if self._left:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        self._taken.set()
+        return self._events.popleft()
 
     @property
     def connected(self) -> bool:
@@ -153,20 +166,6 @@ class SessionWatch:
             families.counter("trading_sessions_expired_total", text, self._expired[broker], **labels)
             text = "Trading sessions of which this process has told that they are about to expire."
             families.counter("trading_sessions_warned_total", text, self._warned[broker], **labels)
-
-    async def _stream(self) -> AsyncIterator[SessionEvent]:
-        while True:
-            while self._events:
-                event = self._events.popleft()
-                self._taken.set()
-                yield event
-            for task in self._tasks:
-                if task.done() and not task.cancelled():
-                    task.result()
-            if self._left:
-                return
-            self._news.clear()
-            await self._news.wait()
 
     async def _keep(self) -> None:
         """Round after round, each when it is time."""
