@@ -16,11 +16,13 @@ from core.cli import (
     explain,
     health,
     instruments,
+    keys,
     metrics,
     migrate,
     portfolio,
     roles,
     server,
+    session,
     top,
 )
 from core.cli._failure import CLOSED, EXIT_CODES, INTERRUPTED, USAGE, Failure, censored, describe
@@ -48,7 +50,9 @@ for room in (
     doctor,
     migrate,
     roles,
+    keys,
     backup,
+    session,
     instruments,
     portfolio,
     config,

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.models import TradingSession
 from core.trading.sessions._events import SessionEnded, SessionEvent, SessionExpiring, SessionOpened, SessionRenewed
-from core.trading.sessions._standing import one_of
+from core.trading.sessions._standing import expired, one_of
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class KnownSessions:
         """What has happened since, by the database as it is now: endings first. The first time, what is about to expire."""
         table = TradingSession
         columns = (table.session_id, table.user_id, table.broker, table.expires_at)
-        told = table.expiry_told_at.is_not(None).label("told")
+        told = sa.and_(table.expiry_told_at.is_not(None), sa.not_(expired())).label("told")
         rows = (await session.execute(sa.select(*columns, told).where(table.is_active))).all()
         gone = sorted(self._known.keys() - {row.session_id for row in rows})
         over: dict[str, Any] = {}
