@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from core.database import errors as e
 from core.database.monitoring import get_logger
+from core.trading.sessions import TradingSessionError, UserDisabled
 
 _log = get_logger()
 
@@ -36,6 +37,8 @@ _STATUS: dict[type[BaseException], int] = {
     e.InvalidInput: 422,
     e.ConfigurationError: 500,
     e.EncryptionError: 500,
+    TradingSessionError: 401,
+    UserDisabled: 403,
 }
 _RETRY_AFTER: dict[type[BaseException], int] = {
     e.PoolExhausted: 1,
@@ -83,7 +86,8 @@ class Problem:
 def problem_of(error: e.PandaDatabaseError) -> Problem:
     """The error as a client may see it. 4xx say in words what is wrong with the request, 5xx only what it may do.
 
-    409: a constraint, or a version that has moved on. 422: a value. 404: what the request names is not there. 503 with
+    409: a constraint, or a version that has moved on. 422: a value. 404: what the request names is not there. 401: a
+    trading session that is none or is over. 403: its user is disabled. 503 with
     Retry-After: no connection, none free, a lock, a serialization failure; nothing is stored. 504: too slow; nothing is
     stored. 500: everything else, `urn:alpha-panda:commit-outcome-unknown` included, after which nobody knows.
     """
@@ -120,6 +124,8 @@ async def answer_problem(request: Request, error: e.PandaDatabaseError) -> Respo
             hint=error.hint,
         )
     headers = {} if problem.retry_after is None else {"retry-after": str(problem.retry_after)}
+    if problem.status == 401:
+        headers["www-authenticate"] = "Bearer"
     return Response(
         json.dumps(problem.to_json()), problem.status, headers=headers, media_type="application/problem+json"
     )
