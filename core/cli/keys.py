@@ -27,7 +27,7 @@ Batch = Annotated[int, typer.Option("--batch", min=1, max=10_000, help="Rows in 
 Pause = Annotated[float, typer.Option("--pause", metavar="SECONDS", min=0, max=60, help="Between two transactions.")]
 Wait = Annotated[float, typer.Option("--wait", metavar="SECONDS", min=0, help="For rows that others hold.")]
 
-_HELP = "The keys that seal brokers' credentials: make, hold against the database, rotate."
+_HELP = "The keys that seal brokers' tokens: make, verify, rotate."
 _SHOWN = 10
 
 

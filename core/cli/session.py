@@ -47,7 +47,7 @@ WarnBefore = Annotated[
     int, typer.Option("--warn-before", metavar="MINUTES", min=0, max=10_080, help="Tell so long before the end.")
 ]
 
-_HELP = "Trading sessions: users' logins with brokers, and when they end."
+_HELP = "Users' sessions with brokers: open, list, end, watch."
 
 
 def register(app: typer.Typer) -> None:
