@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from core.config.options import Timeouts
 from core.database.canaries import check_ring, keep_canary
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
@@ -233,7 +234,7 @@ async def test_a_batch_that_fails_for_a_moment_is_done_again(manager, user_id, m
 
 
 async def test_a_cancelled_rotation_loses_nothing_and_the_next_goes_on(manager, user_id):
-    await fill(manager, user_id, 120)
+    await fill(manager, user_id, 600)
     for turn in range(4):
         begun = asyncio.Event()
         task = asyncio.create_task(sessions.rotate(manager, BOTH, batch=5, progress=_setting(begun)))
@@ -242,20 +243,20 @@ async def test_a_cancelled_rotation_loses_nothing_and_the_next_goes_on(manager, 
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await opens(manager, BOTH) == 120
+        assert await opens(manager, BOTH) == 600
     report = await sessions.rotate(manager, BOTH)
-    assert 0 < report.rotated < 120 and report.is_whole and await opens(manager, NEW) == 120
+    assert 0 < report.rotated < 600 and report.is_whole and await opens(manager, NEW) == 600
 
 
 def _setting(event: asyncio.Event) -> Callable[[int, int], None]:
     return lambda done, total: event.set()
 
 
-async def go_on(manager: DatabaseManager, user_id: int, stop: asyncio.Event) -> Counter[str]:
+async def go_on(manager: DatabaseManager, user_id: int, stop: asyncio.Event, task: int) -> Counter[str]:
     """Openings, refreshes and endings by a process that has the new keys; what it did."""
     done = Counter[str]()
-    dice = random.Random(7)
-    number = 90_000
+    dice = random.Random(task)
+    number = 10_000 * task
     while not stop.is_set():
         number += 1
         session_id = f"s{dice.randrange(200):05}"
@@ -288,7 +289,7 @@ async def _renew(session: AsyncSession, session_id: str) -> None:
 async def test_readers_and_writers_go_on_meanwhile(manager, user_id):
     await fill(manager, user_id, 400)
     stop = asyncio.Event()
-    work = [asyncio.create_task(go_on(manager, user_id, stop)) for _ in range(2)]
+    work = [asyncio.create_task(go_on(manager, user_id, stop, task)) for task in (1, 2)]
     report = await sessions.rotate(manager, BOTH, batch=20)
     stop.set()
     done = sum(await asyncio.gather(*work), Counter[str]())
@@ -350,6 +351,17 @@ async def test_verifying_opens_everything_and_changes_nothing(manager, user_id):
     assert (lacking.ring.missing, lacking.opened, len(lacking.faults)) == (("k1",), 2, 7)
     with pytest.raises(UnknownKey, match="'k1'"):
         lacking.raise_unless_whole()
+
+
+async def test_a_hurried_statement_timeout_does_not_stop_it(database_url, manager, user_id):
+    await fill(manager, user_id, 3)
+    trickle = sa.text("CREATE POLICY slow ON trading_sessions AS RESTRICTIVE USING (pg_sleep(0.2) IS NOT NULL)")
+    async with manager.transaction() as session:
+        await session.execute(trickle)
+    hurried = Timeouts(statement=0.1)
+    async with DatabaseManager(database_url, "testing", "migrations_only", timeouts=hurried) as quick:
+        report = await sessions.rotate(quick, BOTH, batch=1)
+        assert (report.rotated, (await sessions.verify(quick, NEW, deep=True)).opened) == (3, 3)
 
 
 async def test_pages_are_read_by_the_key_and_not_sorted(manager, user_id):

@@ -177,6 +177,18 @@ async def test_of_many_that_open_at_once_the_last_stays_active_and_they_follow_o
         assert row.end_time == following.start_time, "who waited for the lock begins when the lock was had"
 
 
+async def test_who_waits_to_open_begins_when_the_wait_is_over(manager, user_id):
+    async with manager.get_session() as first:
+        await sessions.open(first, user_id=user_id, broker="zerodha")
+        waiting = asyncio.create_task(opened(manager, user_id, policy=FixedLifetime(LATER)))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        clock = await first.scalar(select(func.clock_timestamp()))
+        await first.commit()
+    second = (await waiting).session
+    assert clock is not None and second.start_time > clock and second.expires_at == second.start_time + LATER
+
+
 async def test_a_session_opens_under_the_restricted_role(manager, user_id):
     ring = KeyRing.parse(f"k1:{KeyRing.generate_key()}")
     async with manager.transaction(broker="paper") as session:
@@ -353,7 +365,10 @@ async def test_resuming_is_one_statement_by_the_index_of_bearers(manager, user_i
 async def test_what_another_has_ended_is_seen_by_a_session_that_knows_the_row(manager, user_id):
     made = await opened(manager, user_id)
     async with manager.get_session() as session:
-        await sessions.resume(session, made.bearer)
+        known = await sessions.resume(session, made.bearer)
+        async with manager.transaction() as other:
+            renewed = await sessions.renew(other, made.session.session_id, policy=FixedLifetime(LATER))
+        assert (await sessions.resume(session, made.bearer)) is known and known.expires_at == renewed.expires_at
         async with manager.transaction() as other:
             await sessions.revoke(other, bearer=made.bearer)
         with pytest.raises(SessionRevoked):

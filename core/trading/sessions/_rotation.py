@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from core.config.options import Timeouts
 from core.database.canaries import RingCheck, check_ring, keep_canary
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
@@ -122,6 +123,7 @@ async def rotate(
         raise ConfigurationError("pause and patience must not be negative")
     run = _Rotation(manager, ring, batch, pause)
     async with manager.get_session() as session:
+        await _unhurried(session)
         await _refuse_wrong_keys(session, ring)
         run.total = await session.scalar(sa.select(sa.func.count()).where(_SEALED, run.is_stale)) or 0
     until, wait = time.monotonic() + patience, 0.05
@@ -139,9 +141,9 @@ async def verify(manager: DatabaseManager, ring: KeyRing, *, deep: bool = False,
     Changes nothing. Raises only what the server does.
     """
     _check_batch(batch)
-    async with manager.get_session(read_only=True) as session:
+    async with manager.get_session(read_only=True, consistent=True) as session:
+        await _unhurried(session)
         check = await check_ring(session, ring)
-    async with manager.get_session(read_only=True) as session:
         rows = await session.execute(
             sa.select(_KEY_ID.label("key_id"), sa.func.count().label("sealed"))
             .where(_SEALED)
@@ -152,7 +154,8 @@ async def verify(manager: DatabaseManager, ring: KeyRing, *, deep: bool = False,
     faults: list[EnvelopeFault] = []
     opened, after = 0, ""
     while deep:
-        async with manager.get_session(read_only=True) as session:
+        async with manager.get_session(read_only=True, consistent=True) as session:
+            await _unhurried(session)
             page = (await session.execute(_page(after, batch))).all()
         for row in page:
             fault = _fault_of(ring, row)
@@ -203,6 +206,7 @@ class _Rotation:
     async def left(self) -> list[str]:
         """Those that a pass has left, faults aside: others held them."""
         async with self._manager.get_session() as session:
+            await _unhurried(session)
             found = await session.scalars(
                 sa.select(TradingSession.session_id).where(_SEALED, self.is_stale).order_by(TradingSession.session_id)
             )
@@ -210,6 +214,7 @@ class _Rotation:
 
     async def _page(self, session: AsyncSession, after: str) -> tuple[str | None, int, dict[str, EnvelopeFault]]:
         """Where the next page begins (None at the end), how many were sealed anew, and what did not open."""
+        await _unhurried(session)
         locked = _page(after, self._batch).where(self.is_stale).with_for_update(skip_locked=True, key_share=True)
         rows = (await session.execute(locked)).all()
         faults: dict[str, EnvelopeFault] = {}
@@ -233,6 +238,11 @@ class _Rotation:
             stored = await session.scalars(_STORE, {"ids": ids, "before": before, "after": envelopes})
             rotated = len(stored.all())
         return (rows[-1].session_id if len(rows) == self._batch else None), rotated, faults
+
+
+async def _unhurried(session: AsyncSession) -> None:
+    """A page is found among all sessions that ever were, which may take longer than a statement may by default."""
+    await session.execute(sa.text(f"SET LOCAL statement_timeout = '{Timeouts().bulk}s'"))
 
 
 def _page(after: str, batch: int) -> Any:
