@@ -53,8 +53,8 @@ test-components: $(VENV)/.dev ## those that need Debian packages
 test-debian: $(VENV)/.dev ## the tests of `make test` on Debian's PostgreSQL
 	@$(BIN)/python -m tests.cluster.debian $(SPREAD) -m "not component" $(ARGS)
 
-soak: $(VENV)/.dev ## kill -9 under the snapshot writer and the loader (ROUNDS=30)
-	@PANDA_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/test_snapshot_ledger.py tests/test_trading_instruments.py -k "kill" $(ARGS)
+soak: $(VENV)/.dev ## kill -9 under writer, loader and key rotation (ROUNDS=30)
+	@PANDA_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/test_snapshot_ledger.py tests/test_trading_instruments.py tests/test_key_rotation.py -k "kill" $(ARGS)
 
 check: $(VENV)/.dev ## ruff, pyright strict, import-linter, squawk
 	@$(BIN)/ruff check .

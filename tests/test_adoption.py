@@ -230,9 +230,7 @@ class TestAHealthyOriginal:
             async with manager.transaction() as session:
                 user = await accounts.register(session, "newcomer", "correct horse battery")
                 assert user.id > ROWS * 2
-                await sessions.open_session(
-                    session, user_id=user.id, broker="zerodha", credentials="another", ring=RING
-                )
+                await sessions.open(session, user_id=user.id, broker="zerodha", credentials="another", ring=RING)
             header = "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,segment,exchange\n"
             row = "1004,4,STOCK4,STOCK NUMBER 4,12.5,,0,0.05,1,EQ,NSE,NSE\n"
             report = await instruments.load(

@@ -33,7 +33,8 @@ async def user_id(manager: DatabaseManager) -> int:
 
 async def seal(manager: DatabaseManager, user_id: int, ring: KeyRing, *, broker: str = "kite") -> TradingSession:
     async with manager.transaction() as session:
-        return await sessions.open_session(session, user_id=user_id, broker=broker, credentials="token", ring=ring)
+        opened = await sessions.open(session, user_id=user_id, broker=broker, credentials="token", ring=ring)
+        return opened.session
 
 
 async def canaries(manager: DatabaseManager) -> dict[str, bytes]:
@@ -44,7 +45,7 @@ async def canaries(manager: DatabaseManager) -> dict[str, bytes]:
 
 async def test_the_first_secret_of_each_key_leaves_its_canary_and_later_ones_none(manager, user_id):
     async with manager.transaction() as session:
-        await sessions.open_session(session, user_id=user_id, broker="paper", ring=ring("unused"))
+        await sessions.open(session, user_id=user_id, broker="paper", ring=ring("unused"))
     assert await canaries(manager) == {}, "a session without credentials seals nothing"
     keys = ring("k1", "k0")
     await seal(manager, user_id, keys)
@@ -59,7 +60,7 @@ async def test_the_first_secret_of_each_key_leaves_its_canary_and_later_ones_non
 
 async def test_a_canary_is_stored_with_the_secret_or_not_at_all(manager, user_id):
     async with manager.get_session() as session:
-        await sessions.open_session(session, user_id=user_id, broker="kite", credentials="token", ring=ring("k1"))
+        await sessions.open(session, user_id=user_id, broker="kite", credentials="token", ring=ring("k1"))
     assert await canaries(manager) == {}
 
 
@@ -67,7 +68,7 @@ async def test_another_key_under_the_same_id_is_refused_before_anything_is_writt
     opened = await seal(manager, user_id, ring("k1"))
     async with manager.get_session() as session:
         with pytest.raises(InvalidKey, match=r"'k1' is not the one.*under this id again"):
-            await sessions.open_session(session, user_id=user_id, broker="kite", credentials="new", ring=ring("k1"))
+            await sessions.open(session, user_id=user_id, broker="kite", credentials="new", ring=ring("k1"))
         await session.commit()
     async with manager.get_session() as session:
         row = await session.get_one(TradingSession, opened.session_id)
@@ -95,8 +96,8 @@ async def test_of_two_keys_that_seal_first_at_once_under_one_id_the_later_is_ref
 
 async def test_a_ring_is_held_against_every_canary(manager, user_id):
     old, lost = ring("k0"), ring("lost")
-    for keys in (old, lost, ring("k1")):
-        await seal(manager, user_id, keys)
+    for keys, broker in ((old, "kite"), (lost, "upstox"), (ring("k1"), "paper")):
+        await seal(manager, user_id, keys, broker=broker)
     now = KeyRing.parse(f"k1:{KeyRing.generate_key()},k2:{KeyRing.generate_key()}")
     async with manager.get_session() as session:
         found = await check_ring(session, now)
@@ -108,6 +109,18 @@ async def test_a_ring_is_held_against_every_canary(manager, user_id):
         with pytest.raises(UnknownKey, match=r"'k1'.*DATABASE__ENCRYPTION_KEYS"):
             found.raise_unless_whole()
     RingCheck(("k0",), (), (), ("k2",)).raise_unless_whole()
+
+
+async def test_a_key_whose_sessions_have_all_ended_may_leave_the_ring(manager, user_id):
+    old, now = ring("k0"), ring("k1")
+    await seal(manager, user_id, old)
+    async with manager.get_session() as session:
+        assert (await check_ring(session, now)).missing == ("k0",)
+    await seal(manager, user_id, now)  # the same user and broker: the session before it has ended
+    async with manager.get_session() as session:
+        found = await check_ring(session, now)
+        assert found == RingCheck(right=("k1",), wrong=(), missing=(), unused=(), retired=("k0",))
+        found.raise_unless_whole()
 
 
 async def test_a_damaged_canary_is_a_wrong_key(manager, user_id):

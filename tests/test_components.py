@@ -2,15 +2,20 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
+from core.config.brokers import FixedLifetime
 from core.config.options import PoolOptions, Timeouts, TlsOptions
 from core.database import schema
 from core.database.connection import DatabaseManager
+from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 from core.database.errors import AuthenticationFailed, StatementTimeout, TlsRefused
+from core.testing import make_user
+from core.trading import sessions
 from tests.cluster.debian import DebianServer, binaries, debian_server, pgbouncer, pooled
 
 pytestmark = pytest.mark.component
@@ -132,3 +137,23 @@ class TestPgBouncer:
             async with engine.connect() as connection:
                 assert (await connection.execute(text("SHOW statement_timeout"))).scalar() == "0"
         await engine.dispose()
+
+    async def test_trading_sessions_are_opened_watched_ended_and_sealed_anew(self, bouncer_url: str) -> None:
+        keys = [f"{key_id}:{KeyRing.generate_key()}" for key_id in ("k2", "k1")]
+        old, both = KeyRing.parse(keys[1]), KeyRing.parse(",".join(keys))
+        async with DatabaseManager(bouncer_url, "testing", "auto", pgbouncer=True) as manager:
+            async with manager.transaction() as session:
+                session.add(user := make_user(username="behind-pgbouncer"))
+            async with sessions.SessionWatch(manager, interval=0.1) as watch:
+                async with manager.transaction() as session:
+                    kept = await sessions.open(session, user_id=user.id, broker="a", credentials="token", ring=old)
+                    end = FixedLifetime(timedelta(milliseconds=300))
+                    short = await sessions.open(session, user_id=user.id, broker="b", policy=end)
+                async with asyncio.timeout(10):
+                    heard = [await anext(watch) for _ in range(4)]
+                ended = [event for event in heard if isinstance(event, sessions.SessionEnded)]
+                assert [(e.session_id, e.reason) for e in ended] == [(short.session.session_id, "expired")]
+            assert (await sessions.rotate(manager, both)).rotated == 1
+            async with manager.get_session(read_only=True) as session:
+                resumed = await sessions.resume(session, kept.bearer)
+                assert sessions.credentials_of(resumed, ring=KeyRing.parse(keys[0])) == "token"

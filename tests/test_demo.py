@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,12 +17,11 @@ from core.database.connection import DatabaseManager
 from core.database.embedded import EmbeddedServer
 from core.database.errors import ConfigurationError
 from core.database.models import Instrument, PortfolioSnapshot, TradingSession
-from core.demo.fill import _next_morning
 from core.demo.market import made_master
 from core.demo.render import RichReporter, render
 from core.demo.report import DemoReport, SilentReporter
 from core.demo.run import run_demo
-from core.demo.trading_days import AS_OF, IST
+from core.demo.trading_days import AS_OF
 from core.demo.walk import BOOKS, walk
 from core.trading import accounts
 from core.trading.instruments import InstrumentFileMissing
@@ -293,9 +292,3 @@ async def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path, place:
         await run_demo(directory=tmp_path / "notes", fresh=fresh)
     assert (tmp_path / "notes").read_text() == "keep"
     assert server.status().running
-
-
-def test_a_login_ends_at_six_in_the_morning_in_india():
-    assert _next_morning(datetime(2026, 11, 20, 12, tzinfo=UTC)) == datetime(2026, 11, 21, 6, tzinfo=IST)
-    assert _next_morning(datetime(2026, 11, 20, 0, 29, tzinfo=UTC)) == datetime(2026, 11, 20, 6, tzinfo=IST)
-    assert _next_morning(datetime(2026, 11, 20, 0, 30, tzinfo=UTC)) == datetime(2026, 11, 21, 6, tzinfo=IST)

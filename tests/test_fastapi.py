@@ -26,7 +26,7 @@ from core.database.models import User
 from core.database.monitoring import QueryMonitor
 from core.fastapi import Manager, ReadSession, WriteSession, answer_problem, install, problem_of
 from core.probes import Probes
-from core.trading import accounts
+from core.trading import accounts, sessions
 from core.trading.strategies import StrategyNotFound, VersionConflict
 from tests.cluster.proxy import fault_proxy
 
@@ -403,6 +403,22 @@ def test_each_error_has_its_status(name: str) -> None:
 def test_errors_of_the_rooms_above_say_by_their_class_what_they_are() -> None:
     assert problem_of(StrategyNotFound("there is no strategy 'x'")).status == 404
     assert problem_of(VersionConflict("strategy 'x' is at version 3, not 2")).status == 409
+
+
+async def test_a_trading_session_that_is_over_is_unauthorized(database_url: str) -> None:
+    app = FastAPI()
+    install(app, manager_at(database_url))
+
+    @app.get("/me")
+    async def me(session: ReadSession, bearer: str) -> str:
+        return (await sessions.resume(session, bearer)).session_id
+
+    async with served(app) as client:
+        answer = await client.get("/me", params={"bearer": "panda_session_" + "x" * 43})
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert answer.json()["type"] == "urn:alpha-panda:session-not-found" and "x" * 43 not in answer.text
+    assert problem_of(sessions.SessionRevoked("over", reason="replaced")).status == 401
+    assert problem_of(sessions.UserDisabled("disabled")).status == 403
 
 
 def test_what_may_be_run_again_as_it_is_says_when_and_what_may_not_does_not() -> None:

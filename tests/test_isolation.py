@@ -119,7 +119,7 @@ async def test_a_brokers_session_writes_its_own_rows(filled: DatabaseManager) ->
         await session.execute(sa.update(Portfolio).values(name="Renamed"))
         user_id = await session.scalar(select(User.id))
         assert user_id is not None
-        opened = await sessions.open_session(session, user_id=user_id, broker="paper")
+        opened = (await sessions.open(session, user_id=user_id, broker="paper")).session
     async with filled.get_session() as session:
         assert await session.scalar(select(func.count()).select_from(PortfolioSnapshot)) == 3
         named = {row.portfolio_id: row.name for row in await session.scalars(select(Portfolio))}

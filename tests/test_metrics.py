@@ -27,7 +27,7 @@ from core.database.connection import DatabaseManager, internals
 from core.database.errors import ConfigurationError, PoolExhausted, SerializationFailure, UniqueViolation
 from core.database.metrics import DatabaseMetrics, Exporter
 from core.database.monitoring import QueryEvent
-from core.trading import instruments
+from core.trading import instruments, sessions
 from tests.cluster.debian import DebianServer, binaries, debian_server
 from tests.cluster.proxy import fault_proxy
 from tests.commands import panda
@@ -496,7 +496,7 @@ def test_the_alert_rules_are_rules(component) -> None:
 
 
 def test_the_alert_rules_speak_of_metrics_that_there_are() -> None:
-    rooms = (Path(metrics.__file__).parent, Path(instruments.__file__).parent)
+    rooms = [Path(str(room.__file__)).parent for room in (metrics, instruments, sessions)]
     source = "".join(path.read_text() for room in rooms for path in room.glob("*.py"))
     named = set(re.findall(rf"{PREFIX}(\w+)", ALERTS.read_text()))
     assert len(named) > 10

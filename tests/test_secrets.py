@@ -387,12 +387,10 @@ async def test_no_refusal_of_a_room_tells_the_secret(manager: DatabaseManager, s
                 await work(session)
         said.error(caught.value)
 
-    await refused(lambda s: sessions.open_session(s, user_id=1, broker="paper", credentials=word))
-    await refused(lambda s: sessions.open_session(s, user_id=999, broker="paper", credentials=word, ring=ring))
-    await refused(lambda s: sessions.open_session(s, user_id=1, broker="Bad", credentials=word, ring=ring))
-    await refused(
-        lambda s: sessions.open_session(s, user_id=1, broker="paper", credentials=word, ring=ring, expires_at=past)
-    )
+    await refused(lambda s: sessions.open(s, user_id=1, broker="paper", credentials=word))
+    await refused(lambda s: sessions.open(s, user_id=999, broker="paper", credentials=word, ring=ring))
+    await refused(lambda s: sessions.open(s, user_id=1, broker="Bad", credentials=word, ring=ring))
+    await refused(lambda s: sessions.open(s, user_id=1, broker="paper", credentials=word, ring=ring, expires_at=past))
     await refused(lambda s: accounts.register(s, "trader", "\x00" + word))
     await refused(lambda s: accounts.register(s, "trader", word * 1_000))
     for make in (
@@ -412,7 +410,7 @@ async def test_reprs_and_pickles_do_not_hold_the_secret(manager: DatabaseManager
     ring = KeyRing.parse(f"k1:{key}")
     async with manager.transaction() as session:
         owner = await accounts.register(session, "trader", word)
-        opened = await sessions.open_session(session, user_id=owner.id, broker="paper", credentials=word, ring=ring)
+        opened = (await sessions.open(session, user_id=owner.id, broker="paper", credentials=word, ring=ring)).session
     url = DatabaseUrl.parse(f"postgresql://u:{word}@db.example.com/d")
     engine = build_engine(url, EngineOptions())
     far = DatabaseManager(f"postgresql://u:{word}@db.example.com/d")
@@ -554,17 +552,21 @@ async def test_a_sealed_secret_is_in_no_file_of_the_server(talkative: Server, ke
         watcher = asyncio.create_task(watch())
         async with manager.transaction() as session:
             owner = await accounts.register(session, "trader", password)
-            first = await sessions.open_session(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
+            first = (
+                await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
+            ).session
         await accounts.authenticate(manager, "trader", password)
         for name, wrong in (("trader", password + "x"), ("nobody", password), (password, password)):
             with pytest.raises(accounts.InvalidCredentials):
                 await accounts.authenticate(manager, name, wrong)
         async with manager.transaction(broker="paper") as session:
-            again = await sessions.open_session(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
+            again = (
+                await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
+            ).session
         for broker in (None, "paper", "zerodha"):
             with pytest.raises(PandaDatabaseError):
                 async with manager.transaction(broker=broker) as session:
-                    await sessions.open_session(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
+                    await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
                     await session.execute(text("SELECT 1/0"))
         async with manager.get_session(read_only=True) as session:
             stored = await session.get_one(TradingSession, again.session_id)

@@ -1,36 +1,47 @@
 """Whether a ring still holds the very keys that sealed this database's secrets.
 
 The first secret that a key seals leaves a canary beside it: an envelope without a secret, under the key's id. A ring whose
-key of that id does not open it holds another key, and would orphan every secret stored before.
+key of that id does not open it holds another key, and would orphan every secret stored before. After a rotation
+(`core.trading.sessions.rotate`) an older key's canary stays, while nothing is sealed by the key any more: it may leave the ring.
 """
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from core.database.encryption import KeyRing
 from core.database.errors import EnvelopeTampered, InvalidKey, UnknownKey
-from core.database.models import EncryptionCanary
+from core.database.models import EncryptionCanary, TradingSession
 
 __all__ = ["RingCheck", "check_ring", "keep_canary"]
 
 _WRONG_KEY = "Put the key that was used before under this id again, and give the new one an id of its own, before it: new:...,old:..."
 
+_SEALED = TradingSession.credentials
+_NEEDED = (
+    select(func.encode(func.substring(_SEALED, 3, func.get_byte(_SEALED, 1)), "escape"))
+    .where(TradingSession.is_active, _SEALED.is_not(None))
+    .distinct()
+)
+"""The keys of the envelopes of open sessions."""
+
 
 @dataclass(frozen=True, slots=True)
 class RingCheck:
-    """A ring against the canaries of a database; each id stands in one of the four, in the order of the ids."""
+    """A ring against the canaries of a database; each id stands in one of the five, in the order of the ids."""
 
     right: tuple[str, ...]
     """Keys of the ring that open their canary."""
     wrong: tuple[str, ...]
     """Keys of the ring that do not: another key stood under that id, or the canary is damaged."""
     missing: tuple[str, ...]
-    """Keys that have sealed here and are not in the ring."""
+    """Keys that are not in the ring and without which open sessions' credentials cannot be opened."""
     unused: tuple[str, ...]
     """Keys of the ring that have sealed nothing here."""
+    retired: tuple[str, ...] = ()
+    """Keys that have sealed here once, are not in the ring, and are needed no more."""
 
     def raise_unless_whole(self) -> None:
         """Raise `InvalidKey` for a wrong key, else `UnknownKey` for a missing one."""
@@ -47,12 +58,15 @@ async def check_ring(database: AsyncSession | AsyncConnection, ring: KeyRing) ->
     )
     stored: dict[str, bytes] = {row.key_id: row.envelope for row in rows}
     held = [key_id for key_id in stored if key_id in ring.key_ids]
+    gone = [key_id for key_id in stored if key_id not in ring.key_ids]
+    needed = set(await database.scalars(_NEEDED)) if gone else set[str]()
     right = tuple(key_id for key_id in held if _opens(ring, stored[key_id]))
     return RingCheck(
         right=right,
         wrong=tuple(key_id for key_id in held if key_id not in right),
-        missing=tuple(key_id for key_id in stored if key_id not in ring.key_ids),
+        missing=tuple(key_id for key_id in gone if key_id in needed),
         unused=tuple(sorted(set(ring.key_ids) - set(stored))),
+        retired=tuple(key_id for key_id in gone if key_id not in needed),
     )
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from sqlalchemy import select
 
+from core.config.brokers import DEFAULT_BROKERS, parse_brokers
 from core.config.options import Timeouts
 from core.database import schema
 from core.database.connection import DatabaseManager
@@ -24,6 +25,7 @@ __all__ = ["fill"]
 
 _USERNAME = "trader"
 _PASSWORD = "panda-demo-password"  # noqa: S105 - of a database that only this user of the system can reach
+_POLICIES = parse_brokers(DEFAULT_BROKERS)
 _STAGES = ("read", "lock", "copy", "merge", "commit")
 _STRATEGIES = (
     ("momentum", "Momentum on large companies", {"lookback_days": 20, "rebalance": "daily"}, {"top": 5, "stop": "0.05"}),
@@ -88,21 +90,16 @@ async def _open_sessions(manager: DatabaseManager, steps: Steps, user_id: int, b
         async with manager.transaction() as session:
             for broker in brokers:
                 if await sessions.active(session, user_id=user_id, broker=broker) is None:
-                    await sessions.open_session(
+                    made = await sessions.open(
                         session,
                         user_id=user_id,
                         broker=broker,
-                        expires_at=_next_morning(datetime.now(UTC)),
+                        policy=_POLICIES[broker],
                         session_data={"opened_by": "panda demo"},
                     )
-                    opened.append(broker)
-        step.note = f"{', '.join(opened)} until 06:00 IST" if opened else "still open"
-
-
-def _next_morning(now: datetime) -> datetime:
-    """The next 06:00 in India, when a broker's login there ends."""
-    six = datetime.combine(now.astimezone(IST).date(), time(6), tzinfo=IST)
-    return six if six > now else six + timedelta(days=1)
+                    end = made.session.expires_at
+                    opened.append(f"{broker} until {end.astimezone(IST):%H:%M} IST" if end else broker)
+        step.note = ", ".join(opened) or "still open"
 
 
 async def _define_strategies(manager: DatabaseManager, steps: Steps, brokers: list[str]) -> None:

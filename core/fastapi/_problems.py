@@ -13,6 +13,7 @@ from starlette.responses import Response
 from core.database import errors as e
 from core.database.monitoring import get_logger
 from core.trading.accounts import InvalidCredentials, TooManyAttempts
+from core.trading.sessions import TradingSessionError, UserDisabled
 
 _log = get_logger()
 
@@ -40,6 +41,8 @@ _STATUS: dict[type[BaseException], int] = {
     e.EncryptionError: 500,
     InvalidCredentials: 401,
     TooManyAttempts: 429,
+    TradingSessionError: 401,
+    UserDisabled: 403,
 }
 _RETRY_AFTER: dict[type[BaseException], int] = {
     e.PoolExhausted: 1,
@@ -98,9 +101,10 @@ def problem_of(error: e.PandaDatabaseError) -> Problem:
     """The error as a client may see it. 4xx say in words what is wrong with the request, 5xx only what it may do.
 
     409: a constraint, or a version that has moved on. 422: a value. 404: what the request names is not there. 401: the
-    login is refused. 429 with Retry-After: too many failed logins. 503 with Retry-After: no connection, none free, a lock,
-    a serialization failure; nothing is stored. 504: too slow; nothing is stored. 500: everything else,
-    `urn:alpha-panda:commit-outcome-unknown` included, after which nobody knows.
+    login is refused, or the trading session is none or over. 403: its user is disabled. 429 with Retry-After: too many
+    failed logins. 503 with Retry-After: no connection, none free, a lock, a serialization failure; nothing is stored. 504:
+    too slow; nothing is stored. 500: everything else, `urn:alpha-panda:commit-outcome-unknown` included, after which nobody
+    knows.
     """
     status = _status(error)
     words = _words(type(error).__name__)

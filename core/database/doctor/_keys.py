@@ -44,14 +44,13 @@ async def encryption(connection: AsyncConnection, case: Case) -> Finding:
         notes.append(Note("error", f"another key has sealed here under {_ids(found.wrong)}", mend))
     if missing:
         mend = f"Add {_ids(missing)} behind the others in {_SETTING}; lost for good, its sessions must be opened anew"
-        # Who has no open session left under it may do without the key.
-        status = "error" if any(sealed.get(key_id) for key_id in missing) else "warning"
-        notes.append(Note(status, f"secrets were sealed by {_ids(missing)}, which is not configured", mend))
+        notes.append(Note("error", f"secrets were sealed by {_ids(missing)}, which is not configured", mend))
     details: dict[str, Any] = {
         "active": ring.active_id,
         "right": list(found.right),
         "wrong": list(found.wrong),
         "missing": missing,
+        "retired": list(found.retired),
         "unused": list(found.unused),
         "open_sessions_by_key": sealed,
     }

@@ -13,6 +13,7 @@ from core.database.metrics._families import Families
 from core.database.models import Base
 
 Rows = list[RowMapping]
+_NOT_OURS = ("42P01", "42703", "42501")
 _CONNECTION_STATES = ("active", "idle", "idle in transaction", "idle in transaction (aborted)")
 
 
@@ -23,6 +24,8 @@ class _Query:
     sql: str
     fill: Callable[[Families, str, Rows], None]
     parameters: Mapping[str, Any]
+    optional: bool = False
+    """Whether it is no failure that there is no such table, or that the role may not read it."""
 
 
 class ServerReading:
@@ -44,7 +47,8 @@ class ServerReading:
                 except PandaDatabaseError as error:
                     if isinstance(error, ConnectionError):
                         raise
-                    self._refused[name] += 1
+                    if not (query.optional and error.sqlstate in _NOT_OURS):
+                        self._refused[name] += 1
         self._rows = rows
 
     def forget(self) -> None:
@@ -137,6 +141,16 @@ def _standbys(families: Families, database: str, rows: Rows) -> None:
             families.gauge("server_standby_lag_seconds", text, row["seconds"], **labels)
 
 
+def _trading_sessions(families: Families, database: str, rows: Rows) -> None:
+    for row in rows:
+        labels = {"database": database, "broker": row["broker"]}
+        text = "Trading sessions with a broker that have not ended."
+        families.gauge("trading_sessions_active", text, row["active"], **labels)
+        if row["left"] is not None:
+            text = "Time until the first active trading session with a broker expires; below 0 when overdue."
+            families.gauge("trading_session_expires_in_seconds", text, row["left"], **labels)
+
+
 _LSN = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END"
 
 _QUERIES: dict[str, _Query] = {
@@ -182,6 +196,15 @@ _QUERIES: dict[str, _Query] = {
         """,
         _tables,
         {"names": sorted(table.name for table in Base.metadata.tables.values())},
+    ),
+    "trading_sessions": _Query(
+        """
+        SELECT broker, count(*) AS active, extract(epoch FROM min(expires_at) - clock_timestamp())::float8 AS left
+        FROM trading_sessions WHERE is_active GROUP BY 1 ORDER BY 1
+        """,
+        _trading_sessions,
+        {},
+        optional=True,
     ),
     "slots": _Query(
         f"""

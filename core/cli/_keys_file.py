@@ -1,0 +1,57 @@
+"""A file of keys, as DATABASE__ENCRYPTION_KEYS_FILE names it: written whole or not at all, and for its owner alone."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from core.cli._failure import REFUSED, CommandError
+
+
+def put_first(file: Path, new: str) -> tuple[str, ...]:
+    """Write `id:key` before the keys that are there, and return all ids. Raises CommandError and `InvalidKey`."""
+    from core.database.encryption import KeyRing
+
+    place = Path(os.path.realpath(file))  # the file that a link leads to is replaced, not the link
+    try:
+        before = place.read_text().strip() if place.exists() else ""
+        if before:
+            held = KeyRing.parse(before).key_ids
+            if new.partition(":")[0] in held:
+                raise CommandError(
+                    f"{file} has a key {new.partition(':')[0]!r} already",
+                    hint="Give the new one another --id.",
+                    code=REFUSED,
+                )
+        whole = f"{new},{before}" if before else new
+        ids = KeyRing.parse(whole).key_ids
+        _replace(place, whole + "\n")
+    except UnicodeDecodeError:
+        raise CommandError(f"{file} is no file of keys", code=REFUSED) from None
+    except OSError as error:
+        raise CommandError(f"{file}: {error.strerror or type(error).__name__}") from error
+    return ids
+
+
+def _replace(place: Path, text: str) -> None:
+    """Of an owner who is not us the file stays theirs, where we may give it."""
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")  # 0600 from the first moment
+    try:
+        with os.fdopen(handle, "w") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        if place.exists():
+            owner = place.stat()
+            with contextlib.suppress(PermissionError):
+                os.chown(name, owner.st_uid, owner.st_gid)
+        Path(name).replace(place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+    folder = os.open(place.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
