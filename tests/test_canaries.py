@@ -173,13 +173,16 @@ async def test_a_manager_with_a_wrong_key_does_not_start_and_leaves_nothing_open
             assert (await started.health_check())["warnings"] == []
 
 
-async def test_a_missing_key_is_a_warning_since_what_it_sealed_may_be_gone(database_url, manager):
-    async with manager.transaction() as session:
-        await keep_canary(session, ring("old"))
+async def test_a_key_that_open_sessions_need_and_the_ring_lacks_is_a_warning(database_url, manager, user_id):
+    opened = await seal(manager, user_id, ring("old"))
     async with of(database_url, ring("new")) as started:
         health = await started.health_check()
     assert health["status"] == "healthy"
-    assert health["warnings"] == ["the encryption key 'old' has sealed secrets here and is not in the ring"]
+    assert health["warnings"] == ["the encryption key 'old' is not in the ring, and open sessions are sealed by it"]
+    async with manager.transaction() as session:
+        await sessions.end(session, opened.session_id)
+    async with of(database_url, ring("new")) as started:
+        assert (await started.health_check())["warnings"] == []
 
 
 async def test_a_ring_is_no_reason_to_refuse_a_schema_that_verification_let_pass(empty_database):

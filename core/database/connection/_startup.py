@@ -93,10 +93,7 @@ def budget_warning(options: EngineOptions, *, limit: int) -> list[str]:
 
 
 async def hold_ring(engine: AsyncEngine, ring: KeyRing) -> list[str]:
-    """Hold the ring against the database's canaries: raises `InvalidKey` for a wrong key; a warning for each missing one.
-
-    A key may be missing rightly, once everything that it sealed is sealed by another or erased.
-    """
+    """Hold the ring against the database's canaries: raises `InvalidKey` for a wrong key; a warning for each missing one."""
     try:
         async with engine.connect() as connection:
             found = await check_ring(connection, ring)
@@ -106,4 +103,7 @@ async def hold_ring(engine: AsyncEngine, ring: KeyRing) -> list[str]:
         return []  # a schema that is behind, and was not refused
     if found.wrong:
         found.raise_unless_whole()
-    return [f"the encryption key {key_id!r} has sealed secrets here and is not in the ring" for key_id in found.missing]
+    return [
+        f"the encryption key {key_id!r} is not in the ring, and open sessions are sealed by it"
+        for key_id in found.missing
+    ]
