@@ -180,7 +180,7 @@ async def test_a_key_that_open_sessions_need_and_the_ring_lacks_is_a_warning(dat
     assert health["status"] == "healthy"
     assert health["warnings"] == ["the encryption key 'old' is not in the ring, and open sessions are sealed by it"]
     async with manager.transaction() as session:
-        await sessions.end(session, opened.session_id)
+        await sessions.end(session, session_id=opened.session_id)
     async with of(database_url, ring("new")) as started:
         assert (await started.health_check())["warnings"] == []
 
