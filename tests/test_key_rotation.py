@@ -309,7 +309,7 @@ async def test_two_rotations_at_once_do_each_row_once(manager, user_id):
 
 async def test_a_rotation_that_is_killed_is_finished_by_the_next(manager, user_id, database_url):
     """kill -9 at any moment: at every one of them each secret opens, and none is gone."""
-    number = 400
+    number = 1_200
     await fill(manager, user_id, number)
     cycle = [("k2", "k1"), ("k1", "k2")]
     for turn in range(ROUNDS):
@@ -320,7 +320,7 @@ async def test_a_rotation_that_is_killed_is_finished_by_the_next(manager, user_i
             assert process.stdout is not None
             first = await asyncio.to_thread(process.stdout.readline)
             assert first.split() == [b"20", b"%d" % number], first
-            await asyncio.sleep(random.uniform(0, 0.05))
+            await asyncio.sleep(random.uniform(0, 0.1))
         finally:
             process.kill()
             process.wait()
