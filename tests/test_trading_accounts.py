@@ -805,7 +805,7 @@ async def test_a_change_whose_transaction_fails_changes_nothing(
         await session.execute(text("SELECT 1/0"))
         return 0
 
-    monkeypatch.setattr(_login, "end_sessions", broken)
+    monkeypatch.setattr(_login, "revoke_all", broken)
     with pytest.raises(PandaDatabaseError):
         await accounts.change_password(manager, "trader", PASSWORD, NEW)
     await login(manager)

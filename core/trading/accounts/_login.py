@@ -19,7 +19,7 @@ from core.trading.accounts._errors import InvalidCredentials, TooManyAttempts
 from core.trading.accounts._metrics import count
 from core.trading.accounts._names import checked_source, form_of, name_of
 from core.trading.accounts._passwords import checked_password, hash_password, verify
-from core.trading.accounts._users import end_sessions
+from core.trading.sessions import revoke_all
 
 T = TypeVar("T")
 Success: TypeAlias = Callable[[AsyncSession, User], Awaitable[None]]
@@ -86,7 +86,7 @@ async def change_password(
     async def change(session: AsyncSession, user: User) -> None:
         await record(session, "password_changed", user.username, user_id=user.id, source=source)
         if not keep_sessions:
-            await end_sessions(session, user.id)
+            await revoke_all(session, user.id)
 
     return await _prove(manager, username, old, new=new, source=source, delays=delays, success=change)
 

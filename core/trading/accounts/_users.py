@@ -1,14 +1,14 @@
 """Users: register, find, and what an administrator does for them."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.connection import DatabaseManager
-from core.database.models import KnownSource, TradingSession, User
+from core.database.models import KnownSource, User
 from core.database.records import UserCreate
 from core.database.types import invalid_input
 from core.trading.accounts._audit import EventKind, record
@@ -16,6 +16,7 @@ from core.trading.accounts._delays import LoginDelays, clear, name_digest, sourc
 from core.trading.accounts._errors import UserNotFound
 from core.trading.accounts._names import checked_actor, form_of, name_of, new_name
 from core.trading.accounts._passwords import hash_password
+from core.trading.sessions import revoke_all
 
 
 async def register(session: AsyncSession, username: str, password: str, *, actor: str | None = None) -> User:
@@ -63,7 +64,7 @@ async def set_password(manager: DatabaseManager, user: int | str, new: str, *, a
 
     async def reset(session: AsyncSession, found: User) -> EventKind | None:
         found.hashed_password = hashed
-        await end_sessions(session, found.id)
+        await revoke_all(session, found.id)
         await _clear_all(session, found)
         return "password_reset"
 
@@ -77,7 +78,7 @@ async def disable(manager: DatabaseManager, user: int | str, *, actor: str) -> U
     """
 
     async def close(session: AsyncSession, found: User) -> EventKind | None:
-        await end_sessions(session, found.id)
+        await revoke_all(session, found.id)
         was, found.is_active = found.is_active, False
         return "disabled" if was else None
 
@@ -102,22 +103,6 @@ async def unlock(manager: DatabaseManager, user: int | str, *, actor: str) -> Us
         return "unlocked"
 
     return await _changed(manager, user, actor, forget)
-
-
-async def end_sessions(session: AsyncSession, user_id: int) -> int:
-    """End every trading session of the user and erase its credentials; how many there were. The caller commits."""
-    ended = await session.execute(
-        update(TradingSession)
-        .where(TradingSession.user_id == user_id, TradingSession.is_active)
-        .values(
-            is_active=False,
-            end_time=func.greatest(TradingSession.start_time, func.clock_timestamp()),
-            end_reason="revoked",
-            credentials=None,
-        )
-        .execution_options(synchronize_session=False)
-    )
-    return cast("CursorResult[Any]", ended).rowcount
 
 
 async def _changed(manager: DatabaseManager, user: int | str, actor: str, change: Any) -> User:
