@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import event, func, insert, select, text, update
 
 from core.config.brokers import FixedLifetime
+from core.config.options import Timeouts
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
 from core.database.errors import ConfigurationError, ConnectionFailed, SessionMisuse
@@ -38,6 +39,7 @@ from core.trading.sessions import (
 from core.trading.sessions._events import CHANNEL, read, written
 from core.trading.sessions._expiry import _expire, _warn
 from core.trading.sessions._known import KnownSessions
+from tests.cluster.proxy import fault_proxy
 from tests.test_metrics import value
 from tests.test_trading_sessions import opened, overdue, stored
 
@@ -382,6 +384,26 @@ async def test_what_happens_while_the_connection_is_lost_is_told_once(manager, u
             assert watch.health()["status"] == "fresh"
     finally:
         await admin.close()
+
+
+async def test_when_the_server_has_been_away_the_watch_goes_on(manager, user_id, database_url):
+    """Every connection breaks, and for a while none can be made: for the listener and for the rounds."""
+    async with fault_proxy(database_url) as proxy:
+        url = proxy.url
+        limits = Timeouts(connect=0.5, probe=0.2)
+        async with DatabaseManager(url, "testing", "migrations_only", timeouts=limits) as far:
+            async with SessionWatch(far, interval=0.1, heartbeat=0.2) as watch:
+                due = await opened(manager, user_id, policy=FixedLifetime(timedelta(milliseconds=500)))
+                assert [type(await next_of(watch)) for _ in range(2)] == [SessionOpened, SessionExpiring]
+                proxy.freeze()
+                proxy.cut()
+                await until(lambda: not watch.connected)
+                new = await opened(manager, user_id, "paper")
+                proxy.thaw()
+                heard = {type(event): event.session_id for event in [await next_of(watch, within=20) for _ in range(2)]}
+                assert heard == {SessionEnded: due.session.session_id, SessionOpened: new.session.session_id}
+                await until(lambda: watch.health()["status"] == "fresh", within=20)
+                await silence(watch, seconds=0.2)
 
 
 async def test_behind_pgbouncer_it_compares_instead_of_listening(manager, user_id, database_url):

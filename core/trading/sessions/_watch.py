@@ -32,13 +32,14 @@ _log = get_logger()
 
 
 class SessionWatch:
-    """`async with` a `SessionWatch`, then `async for` its events: `SessionOpened`, `Renewed`, `Expiring`, `Ended`.
+    """`async with` a `SessionWatch`, then `async for` its `SessionOpened`, `SessionRenewed`, `SessionExpiring`, `SessionEnded`.
 
     It does `expire_due` itself, every `interval` seconds and when the next session expires or is to be told of, by the server's
     clock; any number of processes may, and each hears of all sessions, once of each event, whoever was the cause. A session that
     is about to expire as the watch begins is told at once. What happened while the connection was lost is told when it is back:
-    the state is read anew and compared with what is known. Behind PgBouncer there are no notifications; it compares after every
-    round instead, so that events come up to `interval` seconds late.
+    the state is read anew and compared with what is known, so that all but a session that was opened and over within the break is
+    heard of. Behind PgBouncer there are no notifications; it compares after every round instead, and events come up to `interval`
+    seconds late.
 
     At most `capacity` events wait for a slow consumer; then the watch waits too, and compares again when it goes on. Entering
     raises what the first reading met. Enter it once. One consumer at a time; it is a source of metrics with and without one.
