@@ -255,7 +255,7 @@ async def test_all_that_is_wrong_is_told_and_nothing_is_done(manager: DatabaseMa
     async with manager.transaction() as session:
         with pytest.raises(InvalidInput) as caught:
             await strategies.apply(session, wrong, rules=rules)
-        lines = caught.value.message.splitlines()
+        lines = caught.value.lines
         assert [line.split(":")[0] for line in lines] == [f"strategy '{name}'" for name in "bcde"]
         assert "'papr' is not configured" in lines[0] and "parameters.n: Input should be a valid integer" in lines[0]
         assert "did you mean 'm'" in lines[1] or "there are m" in lines[1]

@@ -473,7 +473,7 @@ async def test_documents_are_held_by_the_models_of_their_type_and_read_back_as_t
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"strategy_type": "momentun"},
-        "strategy_type: 'momentun' is not registered, did you mean 'momentum'?; there are m",
+        "strategy_type: 'momentun' is not registered, did you mean 'momentum'?",
     ),
     ({"strategy_type": None}, "strategy_type: is missing; there are momentum"),
     ({"active_brokers": ["zerodah"]}, "active_brokers[0]: 'zerodah' is not configured, did you mean 'zerodha'?"),

@@ -24,7 +24,7 @@ from core.trading.strategies._record import (
     take_turn,
     write,
 )
-from core.trading.strategies._rules import StrategyRules
+from core.trading.strategies._rules import StrategyRules, told
 from core.trading.strategies._write import apply_state
 
 Outcome = Literal["created", "changed", "unchanged", "disabled"]
@@ -138,7 +138,8 @@ async def _plan(
         except InvalidInput as fault:
             refused.append(fault)
     if refused:
-        raise InvalidInput("\n".join(fault.message for fault in refused), column=refused[0].column)
+        message, lines = told(refused)
+        raise InvalidInput(message, lines=lines, column=refused[0].column)
     for document, step in zip(given, steps, strict=True):
         if step.strategy is not None and step.report.outcome == "changed" and document.version is not None:
             await refuse_lost_update(session, step.strategy, document.version)

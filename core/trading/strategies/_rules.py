@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar, cast
@@ -121,10 +121,11 @@ class StrategyRules:
     def _of_brokers(self, brokers: Iterable[str]) -> list[Problem]:
         if self.brokers is None:
             return []
+        known = f"; there are {', '.join(self.brokers) or 'none'}"
         return [
             Problem(
                 ("active_brokers", index),
-                f"{name!r} is not configured{near(name, self.brokers)}; there are {', '.join(self.brokers) or 'none'}",
+                f"{name!r} is not configured{near(name, self.brokers) or known}",
             )
             for index, name in enumerate(brokers)
             if name not in self.brokers
@@ -134,7 +135,7 @@ class StrategyRules:
         known = ", ".join(sorted(self._types))
         if name is None:
             return f"is missing; there are {known}"
-        return f"{name!r} is not registered{near(name, self._types)}; there are {known}"
+        return f"{name!r} is not registered{near(name, self._types) or f'; there are {known}'}"
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -147,6 +148,13 @@ def refusal(problems: Iterable[Problem]) -> InvalidInput:
     found = list(problems)
     first = found[0].path
     return InvalidInput("; ".join(map(str, found)), column=str(first[0]) if first else None)
+
+
+def told(refused: Sequence[InvalidInput]) -> tuple[str, Sequence[str]]:
+    """The message and the lines of one error for all of them."""
+    if len(refused) == 1:
+        return refused[0].message, ()
+    return f"{len(refused)} strategies are refused", [fault.message for fault in refused]
 
 
 def document_of(kind: type[StrategyConfig | StrategyParameters], value: Any) -> StrategyConfig | StrategyParameters:

@@ -25,7 +25,7 @@ from core.database.errors import InvalidInput
 from core.trading.strategies._diff import Path
 from core.trading.strategies._document import Place, StrategyDocument
 from core.trading.strategies._errors import StrategyFileError
-from core.trading.strategies._rules import near
+from core.trading.strategies._rules import near, told
 from core.trading.strategies._yaml_read import STR_TAG, Composer, Node, is_plain
 
 LARGEST_FILE: Final = 4 * 2**20
@@ -71,8 +71,8 @@ def _documents(root: Node, name: str) -> tuple[StrategyDocument, ...]:
         except InvalidInput as fault:
             refused.append(fault)
     if refused:
-        reasons = "\n".join(fault.message for fault in refused)
-        raise StrategyFileError(f"{name}: {reasons}", column=refused[0].column)
+        message, lines = told(refused)
+        raise StrategyFileError(f"{name}: {message}", lines=lines, column=refused[0].column)
     return tuple(documents)
 
 
