@@ -344,7 +344,7 @@ async def _trade(manager: DatabaseManager, ring: KeyRing) -> None:
 
     async with manager.transaction() as session:
         user = await accounts.register(session, username="trader", password="a long password")
-    await accounts.authenticate(manager, "trader", "a long password")
+    await accounts.authenticate(manager, "trader", "a long password", source="10.0.0.1")
     async with manager.transaction() as session:
         opened = await sessions.open(session, user_id=user.id, broker="kite", credentials="token", ring=ring)
         await sessions.end(session, bearer=opened.bearer)

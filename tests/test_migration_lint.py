@@ -453,6 +453,7 @@ class TestDraft:
         assert {finding.rule for finding in findings} <= {
             "require-concurrent-index-creation",
             "require-concurrent-index-deletion",
+            "adding-field-with-default",
         }
 
     @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from core.database.models import ISOLATED_TABLES, RESTRICTED_ROLE, Base
 TABLES = sorted(Base.metadata.tables)
 _CHANGED = ("instruments", "strategies", "trading_sessions", "users")
 """The tables whose rows are changed; the others are only added to."""
+_FORGOTTEN = ("known_sources", "login_delays")
+"""Those whose rows are changed, and removed when they count no more."""
 
 _ROLE = """
     SELECT r.rolname AS name, quote_ident(r.rolname) AS quoted, r.rolsuper AS superuser, r.rolbypassrls AS bypasses,
@@ -78,7 +80,8 @@ async def role(connection: AsyncConnection, case: Case) -> Finding:
 
 async def rights(connection: AsyncConnection, case: Case) -> Finding:
     """May the role do what an application does: read and add everywhere, change where rows change, stage its loads?"""
-    needed = {name: "SELECT INSERT UPDATE" if name in _CHANGED else "SELECT INSERT" for name in TABLES}
+    needed = dict.fromkeys(TABLES, "SELECT INSERT")
+    needed |= dict.fromkeys(_CHANGED, "SELECT INSERT UPDATE") | dict.fromkeys(_FORGOTTEN, "SELECT INSERT UPDATE DELETE")
     needed["alembic_version"] = "SELECT"
     place = await row(connection, _PLACES)
     found = await rows(connection, _LACKING, names=list(needed), privileges=list(needed.values()))

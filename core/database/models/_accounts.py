@@ -15,7 +15,7 @@ from core.database.records import (
     USERNAME_RULE,
     SessionData,
 )
-from core.database.types import Boolean, Bytes, Document, FoldedText, Integer32, Integer64, Text, UtcDateTime, folded
+from core.database.types import Boolean, Bytes, Document, FoldedText, Integer64, Text, UtcDateTime, folded
 
 ENVELOPE_MAX_BYTES = 65_536
 _DIGEST_BYTES = 32  # SHA-256
@@ -106,7 +106,7 @@ class LoginDelay(Base):
     __tablename__ = "login_delays"
 
     bucket: Mapped[bytes] = mapped_column(Bytes(_DIGEST_BYTES), primary_key=True)
-    failures: Mapped[int] = mapped_column(Integer32())
+    failures: Mapped[int] = mapped_column(Integer64())
     failed_at: Mapped[datetime] = mapped_column(UtcDateTime())
     waits_until: Mapped[datetime] = mapped_column(UtcDateTime())
 

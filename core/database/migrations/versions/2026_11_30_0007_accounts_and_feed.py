@@ -15,7 +15,6 @@ depends_on: str | None = None
 lock_timeout: float = 2.0
 statement_timeout: float = 600.0
 
-# lint: allow prefer-bigint-over-int - a bucket's failures are forgotten long before two billion
 # lint: allow adding-field-with-default - revisions are few: one for each change of a strategy that people make
 # lint: allow changes-rows - users are few, and the names have to be in their one form before the check is
 # lint: allow ban-drop-constraint - it is replaced by a stricter one in the same transaction
@@ -147,7 +146,7 @@ def _create_login_delays() -> None:
     op.create_table(
         table,
         sa.Column("bucket", sa.LargeBinary(), nullable=False),
-        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("failures", sa.BigInteger(), nullable=False),
         _instant("failed_at"),
         _instant("waits_until"),
         sa.PrimaryKeyConstraint("bucket", name=op.f(f"pk_{table}")),
