@@ -300,6 +300,7 @@ def _given_away() -> list[str]:
     return [
         *(f"ALTER TABLE {name} OWNER TO postgres" for name in names),
         "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO panda",
+        "GRANT DELETE ON known_sources, login_delays TO panda",
     ]
 
 

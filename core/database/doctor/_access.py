@@ -63,8 +63,8 @@ async def role(connection: AsyncConnection, case: Case) -> Finding:
         notes.append(Note("warning", f"{found.name} bypasses row-level security", mend))
     if found.owned and not found.superuser and case.is_guarded:
         mend = (
-            "Migrate as the owner, run as another: CREATE ROLE app LOGIN PASSWORD '...'; "
-            "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO app;"
+            "Migrate as the owner, run as another: `panda roles apply`, then CREATE ROLE app LOGIN PASSWORD '...'; "
+            "GRANT panda_application TO app;"
         )
         notes.append(Note("warning", f"{found.name} owns the tables: it can drop them and their constraints", mend))
     what = "owns the tables" if found.owned else "owns none of the tables"
