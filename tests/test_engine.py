@@ -157,3 +157,9 @@ def test_behind_pgbouncer_only_the_application_name_is_sent_at_startup() -> None
     spec = _spec(DatabaseUrl.parse("postgresql://h/d"), EngineOptions(pgbouncer=True), read_only=False)
     assert set(spec.server_settings) == {"application_name"}
     assert not spec.prepared_statements
+
+
+@pytest.mark.parametrize("name", ["a\ud800", "a\0b"])
+def test_an_application_name_that_can_be_sent_nowhere_is_refused_at_once(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"application_name holds a .*Name it in plain text"):
+        EngineOptions(application_name=name)

@@ -17,9 +17,16 @@ from core.database.driver import Connector, ConnectSpec, DriverConnection, probe
 from core.database.engine._dialect import DRIVER_NAME
 from core.database.engine._pool import WatchedPool
 from core.database.engine._url import DatabaseUrl
-from core.database.errors import ConfigurationError, PandaDatabaseError, PrimaryDemoted, SessionMisuse, translate
+from core.database.errors import (
+    ConfigurationError,
+    InvalidInput,
+    PandaDatabaseError,
+    PrimaryDemoted,
+    SessionMisuse,
+    translate,
+)
 from core.database.monitoring import QueryMonitor
-from core.database.types import strict_json_dumps, strict_json_loads
+from core.database.types import checked_text, strict_json_dumps, strict_json_loads
 
 BROKER = "panda_broker"
 """The execution option of an engine's variant whose transactions are one broker's."""
@@ -38,6 +45,13 @@ class EngineOptions:
     pgbouncer: bool = False
     """The server is PgBouncer in transaction mode: no prepared statements, limits set per transaction."""
     application_name: str = "alpha-panda"
+    """What pg_stat_activity shows; `ConfigurationError` for what can be sent to no server."""
+
+    def __post_init__(self) -> None:
+        try:
+            checked_text(self.application_name)
+        except InvalidInput as fault:
+            raise ConfigurationError(f"application_name {fault.message}", hint="Name it in plain text.") from None
 
 
 def build_engine(
