@@ -1,10 +1,13 @@
 """The error tree: complete, picklable, silent about values, and still SQLAlchemy's."""
 
+import asyncio
 import inspect
 import pickle
 import socket
 import ssl
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -16,7 +19,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from core.database import errors
 from core.database.encryption import KeyRing
-from core.database.errors import InvalidKey, PandaDatabaseError, _rooms, _tree, forget_locals, scrub, translate
+from core.database.errors import InvalidKey, PandaDatabaseError, _rooms, _tree, forget_locals, forgets, scrub, translate
 
 OURS = [getattr(errors, name) for name in errors.__all__ if inspect.isclass(getattr(errors, name))]
 DRIVER = [
@@ -215,3 +218,23 @@ def test_our_frames_forget_their_locals_and_the_callers_keep_theirs() -> None:
     assert [frame.frame.f_locals.get("mine") for frame in frames] == kept
     below = [frame for frame in frames if frame.frame.f_globals["__name__"].startswith("core.")]
     assert below and all(frame.frame.f_locals == {} for frame in below)
+
+
+@pytest.mark.parametrize("given", ["k1:" + "Xyzzy" * 5, b"Xyzzy"], ids=["refused", "a bug"])
+def test_what_is_given_a_secret_keeps_it_in_no_frame(given: Any) -> None:
+    parse = KeyRing.parse.__wrapped__.__get__(KeyRing)  # type: ignore[attr-defined]
+    forgetful, awaited = forgets(lambda **named: parse(**named)), forgets(_awaited(parse))
+    assert inspect.iscoroutinefunction(awaited) and not inspect.iscoroutinefunction(forgetful)
+    for call in (lambda: forgetful(text=given), lambda: asyncio.run(awaited(text=given))):
+        with pytest.raises((InvalidKey, TypeError)) as caught:
+            call()
+        frames = inspect.getinnerframes(caught.value.__traceback__)  # type: ignore[arg-type]
+        ours = [frame.frame.f_locals for frame in frames if frame.frame.f_globals["__name__"].startswith("core.")]
+        assert len(ours) >= 2 and "Xyzzy" not in repr(ours)
+
+
+def _awaited(function: Callable[..., Any]) -> Callable[..., Any]:
+    async def call(**named: Any) -> Any:
+        return function(**named)
+
+    return call

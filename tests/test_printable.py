@@ -147,11 +147,16 @@ def test_the_exception_of_a_record_reaches_the_application_as_it_is() -> None:
 
 @given(message=hostile, hint=st.none() | hostile, lines=st.lists(hostile, max_size=3))
 def test_an_errors_text_is_one_line_whatever_it_quotes(message: str, hint: str | None, lines: list[str]) -> None:
-    for error in (InvalidInput(message, hint=hint, lines=lines), SnapshotConflict(message, hint=hint, lines=lines)):
+    names = dict.fromkeys(("constraint", "table", "column"), message)
+    for error in (
+        InvalidInput(message, hint=hint, lines=lines, **names),
+        SnapshotConflict(message, hint=hint, lines=lines),
+    ):
         again = pickle.loads(pickle.dumps(error))
         assert (str(again), again.lines) == (str(error), error.lines)
-        for told in (str(error), repr(error), error.message, error.hint or "", *error.args, *error.lines):
-            assert unseen(told) == []
+        said = (str(error), repr(error), error.message, error.hint, *error.args, *error.lines)
+        for told in (*said, error.constraint, error.table, error.column):
+            assert unseen(told or "") == []
         for line in lines:
             assert printable(line) in str(error)
 

@@ -6,6 +6,7 @@ word that is put there on purpose.
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import io
 import logging
@@ -23,6 +24,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -38,12 +41,14 @@ from core.database.driver import raw_connection
 from core.database.embedded import EmbeddedServer
 from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine, tls_mode
-from core.database.errors import ConfigurationError, InvalidInput, PandaDatabaseError, SerializationFailure
+from core.database.errors import ConfigurationError, InvalidInput, InvalidKey, PandaDatabaseError, SerializationFailure
 from core.database.models import TradingSession, User
 from core.database.records import TradingSessionCreate, UserCreate
 from core.trading import accounts, sessions
+from core.trading.accounts import _passwords
 from tests.canary import canary, control, leaks, nowhere
 from tests.cluster import debian
+from tests.commands import panda
 
 
 @pytest.mark.parametrize("shift", range(5))
@@ -376,23 +381,35 @@ async def test_no_failing_flush_tells_its_values(manager: DatabaseManager, said:
     nowhere("flush", bytes(said), word)
 
 
-async def test_no_refusal_of_a_room_tells_the_secret(manager: DatabaseManager, said: Said) -> None:
-    word = canary()
-    ring = KeyRing.parse("k1:" + KeyRing.generate_key())
-    past = datetime(2000, 1, 1, tzinfo=UTC)
-
-    async def refused(work: Callable[[AsyncSession], Any]) -> None:
+async def refusals(manager: DatabaseManager, said: Said, *works: Callable[[AsyncSession], Any]) -> None:
+    """What each of them is refused with, in a transaction of its own."""
+    for work in works:
         with pytest.raises(PandaDatabaseError) as caught:
             async with manager.transaction() as session:
                 await work(session)
         said.error(caught.value)
 
-    await refused(lambda s: sessions.open(s, user_id=1, broker="paper", credentials=word))
-    await refused(lambda s: sessions.open(s, user_id=999, broker="paper", credentials=word, ring=ring))
-    await refused(lambda s: sessions.open(s, user_id=1, broker="Bad", credentials=word, ring=ring))
-    await refused(lambda s: sessions.open(s, user_id=1, broker="paper", credentials=word, ring=ring, expires_at=past))
-    await refused(lambda s: accounts.register(s, "trader", "\x00" + word))
-    await refused(lambda s: accounts.register(s, "trader", word * 1_000))
+
+def ring_of(*key_ids: str) -> KeyRing:
+    return KeyRing.parse(",".join(f"{key_id}:{KeyRing.generate_key()}" for key_id in key_ids))
+
+
+async def test_no_refusal_of_a_room_tells_the_secret(manager: DatabaseManager, said: Said) -> None:
+    word = canary()
+    ring = ring_of("k1")
+    past = datetime(2000, 1, 1, tzinfo=UTC)
+    await refusals(
+        manager,
+        said,
+        lambda s: sessions.open(s, user_id=1, broker="paper", credentials=word),
+        lambda s: sessions.open(s, user_id=999, broker="paper", credentials=word, ring=ring),
+        lambda s: sessions.open(s, user_id=1, broker="Bad", credentials=word, ring=ring),
+        lambda s: sessions.open(s, user_id=1, broker="paper", credentials=word, ring=ring, expires_at=past),
+        lambda s: accounts.register(s, "trader", "\x00" + word),
+        lambda s: accounts.register(s, "trader", word * 1_000),
+        lambda s: accounts.register(s, word + "\n", word),
+        lambda s: accounts.register(s, "trader", word, actor=" "),
+    )
     for make in (
         lambda: UserCreate(username="\n", hashed_password=word),
         lambda: TradingSessionCreate(session_id="s", user_id=1, broker="paper", session_data=word),  # type: ignore[arg-type]
@@ -402,6 +419,189 @@ async def test_no_refusal_of_a_room_tells_the_secret(manager: DatabaseManager, s
             make()
         said.error(invalid.value, frames=False)  # pydantic's own, called by us
     nowhere("refusals of the rooms and of records", bytes(said), word)
+
+
+@pytest.fixture
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    quick = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
+    monkeypatch.setattr(_passwords, "_hasher", quick)
+    _passwords._nobody.cache_clear()
+    _passwords._taken.clear()
+    yield
+    _passwords._nobody.cache_clear()
+    _passwords._taken.clear()
+
+
+Login = Callable[[DatabaseManager, str, str], Coroutine[Any, Any, Any]]
+"""Given the manager, the password of `trader` and a secret that is none."""
+_HELD_UP = accounts.LoginDelays(free=1, first=600, patience=0)
+LOGINS: dict[str, Login] = {
+    "a wrong password": lambda m, p, w: accounts.authenticate(m, "trader", w),
+    "an unknown name": lambda m, p, w: accounts.authenticate(m, "nobody", w),
+    "the password typed for the name": lambda m, p, w: accounts.authenticate(m, w, w),
+    "a disabled user": lambda m, p, w: accounts.authenticate(m, "gone", p),
+    "no password that can be": lambda m, p, w: accounts.authenticate(m, "trader", f"\0{w}\ud800"),
+    "no source": lambda m, p, w: accounts.authenticate(m, "trader", p, source="\n"),
+    "no name": lambda m, p, w: accounts.authenticate(m, 1, p),  # type: ignore[arg-type]
+    "too many": lambda m, p, w: accounts.authenticate(m, "late", w, delays=_HELD_UP),
+    "a wrong old password": lambda m, p, w: accounts.change_password(m, "trader", w, w + "new"),
+    "a new password that is none": lambda m, p, w: accounts.change_password(m, "trader", p, f"\0{w}"),
+    "a change that has to wait": lambda m, p, w: accounts.change_password(m, "late", p, w, delays=_HELD_UP),
+    "a reset to none": lambda m, p, w: accounts.set_password(m, "trader", w * 100, actor="root"),
+    "a reset for nobody": lambda m, p, w: accounts.set_password(m, "nobody", w, actor="root"),
+    "a reset by nobody": lambda m, p, w: accounts.set_password(m, "trader", w, actor=" "),
+}
+
+
+@pytest.mark.usefixtures("quick_hashes")
+async def test_no_refused_login_tells_a_password(database_url: str, said: Said) -> None:
+    password, word = canary(), canary()
+    async with DatabaseManager(database_url, monitoring=MonitoringOptions(slow_query=0.000_001)) as manager:
+        manager.engine.echo = "debug"
+        async with manager.transaction() as session:
+            for name in ("trader", "gone", "late"):
+                said.pieces.append(repr(await accounts.register(session, name, password)).encode())
+        await accounts.disable(manager, "gone", actor="root")
+        for _ in range(2):
+            with pytest.raises(accounts.InvalidCredentials):
+                await accounts.authenticate(manager, "late", word, delays=_HELD_UP)
+        for what, login in LOGINS.items():
+            with pytest.raises(PandaDatabaseError) as caught:
+                await login(manager, password, word)
+            said.error(caught.value)
+            if "wait" in what or what == "too many":
+                assert isinstance(caught.value, accounts.TooManyAttempts)
+        async with manager.get_session() as session:
+            said.pieces += [repr(vars(event)).encode() for event in await accounts.events(session)]
+    assert b"login_refused" in bytes(said) and b"slow query" in bytes(said)
+    nowhere("logins and changes of passwords, refused", bytes(said), password, word)
+
+
+@pytest.mark.usefixtures("quick_hashes")
+@pytest.mark.parametrize("how", ["lock timeout", "closed", "cancelled"])
+async def test_no_login_that_breaks_off_tells_a_password(database_url: str, said: Said, how: str) -> None:
+    password, word = canary(), canary()
+    manager = DatabaseManager(database_url, timeouts=Timeouts(lock=0.1))
+    async with manager, manager.transaction() as session:
+        await accounts.register(session, "trader", password)
+    works: tuple[Callable[[], Coroutine[Any, Any, Any]], ...] = (
+        lambda: accounts.authenticate(manager, "trader", password),
+        lambda: accounts.change_password(manager, "trader", password, word),
+        lambda: accounts.set_password(manager, "trader", word, actor="root"),
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        if how != "closed":
+            await stack.enter_async_context(manager)
+            holder = await stack.enter_async_context(manager.transaction())
+            await holder.execute(text("SELECT 1 FROM users FOR UPDATE"))
+        for work in works:
+            with pytest.raises(TimeoutError if how == "cancelled" else PandaDatabaseError) as caught:
+                async with asyncio.timeout(0.05 if how == "cancelled" else None):
+                    await work()
+            said.error(caught.value)
+    nowhere(f"logins and changes of passwords: {how}", bytes(said), password, word)
+
+
+@pytest.mark.usefixtures("quick_hashes")
+async def test_no_refusal_of_a_session_tells_its_bearer_or_credentials(database_url: str, said: Said) -> None:
+    word = canary()
+    ring, other = ring_of("k1"), ring_of("k1")
+    soon, past = datetime(2999, 1, 1, tzinfo=UTC), datetime(2000, 1, 1, tzinfo=UTC)
+    async with DatabaseManager(database_url, monitoring=MonitoringOptions(slow_query=0.000_001)) as manager:
+        manager.engine.echo = "debug"
+        async with manager.transaction() as session:
+            owner = (await accounts.register(session, "trader", word)).id
+            ended = await sessions.open(session, user_id=owner, broker="paper")
+            over = await sessions.open(session, user_id=owner, broker="kite", expires_at=soon)
+            made = await sessions.open(session, user_id=owner, broker="paper", credentials=word, ring=ring)
+            await session.execute(text("UPDATE trading_sessions SET start_time = '2000-01-01Z'"))
+            over.session.expires_at = datetime(2000, 1, 2, tzinfo=UTC)
+        bearers = [ended.bearer, over.bearer, made.bearer]
+        key = made.session.session_id
+        await refusals(
+            manager,
+            said,
+            lambda s: sessions.resume(s, ended.bearer),
+            lambda s: sessions.resume(s, over.bearer),
+            lambda s: sessions.resume(s, made.bearer + "x"),
+            lambda s: sessions.resume(s, made.bearer[:-1] + "_"),
+            lambda s: sessions.touch(s, bearer=ended.bearer),
+            lambda s: sessions.touch(s, bearer=made.bearer, session_id=key),
+            lambda s: sessions.end(s, bearer=made.bearer, session_id=key),
+            lambda s: sessions.revoke(s, bearer=made.bearer + "\0"),
+            lambda s: sessions.renew(s, key, credentials=word),
+            lambda s: sessions.renew(s, word, credentials=word, ring=ring),
+            lambda s: sessions.renew(s, key, credentials=word, ring=ring, expires_at=past),
+            lambda s: sessions.renew(s, key, credentials=word, ring=other),
+            lambda s: sessions.renew(s, key, credentials=word * 2_000, ring=ring),
+            lambda s: sessions.renew(s, key, credentials=word + "\ud800", ring=ring),
+            lambda s: sessions.renew(s, ended.session.session_id, credentials=word, ring=ring),
+            lambda s: sessions.renew(s, over.session.session_id, credentials=word, ring=ring),
+            lambda s: sessions.open(s, user_id=owner, broker="paper", credentials=word, ring=other),
+            lambda s: sessions.open(s, user_id=owner, broker="paper", credentials=word * 2_000, ring=ring),
+        )
+        with pytest.raises(PandaDatabaseError) as caught:
+            sessions.seal_credentials(word, session_id="\ud800", ring=ring)
+        said.error(caught.value)
+        with pytest.raises(PandaDatabaseError) as caught:
+            sessions.credentials_of(made.session, ring=other)
+        said.error(caught.value)
+        with pytest.raises(PandaDatabaseError) as caught:
+            await sessions.rotate(manager, other)
+        said.error(caught.value)
+        for report in (await sessions.verify(manager, other, deep=True), await sessions.rotate(manager, ring_of("k2"))):
+            said.pieces.append(repr(report).encode())
+            with pytest.raises(PandaDatabaseError) as caught:
+                report.raise_unless_whole()
+            said.error(caught.value)
+        async with sessions.SessionWatch(manager) as watch, manager.get_session() as session:
+            said.pieces.append(f"{watch.health()} {await anext(watch)!r} {await sessions.find(session)!r}".encode())
+    assert b"slow query" in bytes(said) and b"k1" in bytes(said)
+    nowhere("sessions, refused: credentials", bytes(said), word)
+    nowhere("sessions, refused: bearers", bytes(said), *bearers)
+
+
+@pytest.mark.usefixtures("clean")
+def test_no_command_about_keys_shows_one(database_url_sync: str, tmp_path: Path, said: Said) -> None:
+    word, another, token = canary(), canary(), canary()
+    key, wrong_key = (base64.b64encode(secret.encode()[:32]).decode() for secret in (word, another))
+    file, told = tmp_path / "keys", list[str]()
+
+    async def seal() -> None:
+        async with DatabaseManager(database_url_sync) as manager, manager.transaction() as session:
+            session.add(User(id=1, username="trader", hashed_password="h"))
+            await session.flush()
+            await sessions.open(session, user_id=1, broker="paper", credentials=token, ring=KeyRing.parse(f"k1:{key}"))
+
+    def asked(*arguments: str, keys: str | None = None, code: int = 2) -> None:
+        names = {} if keys is None else {"DATABASE__ENCRYPTION_KEYS": keys}
+        for extra in ((), ("--json",), ("--debug", "-vv")):
+            done = panda("keys", *arguments, *extra, url=database_url_sync, **names)
+            assert done.returncode == code, done.stderr
+            told.append(done.stdout + done.stderr)
+
+    asyncio.run(seal())
+    for wrong in (word, f"k1:{word}", f"k1:{key[:-4]}", f"k1:{key},k1:{key}", f"k1:{key},k2:{key}", f" :{key}"):
+        with pytest.raises(InvalidKey) as caught:
+            KeyRing.parse(wrong)
+        said.error(caught.value)
+    for wrong in (
+        word, key, f"k1:{word}", f"k1:{key[:-4]}", f"k1:{key}x", f"bad id:{key}", f"k1:{key},k1:{key}", f"k1:{key},k2:{key}",
+        f"k1:{key},{word}", f"{word}:{word}",
+    ):  # fmt: skip
+        asked("verify", keys=wrong)
+        asked("rotate", keys=wrong)
+        file.write_text(wrong)
+        asked("generate", "--id", "k9", "--file", str(file))
+    file.write_text(f"k1:{key}")
+    asked("generate", "--id", "k1", "--file", str(file), code=6)
+    asked("verify", keys=f"k1:{wrong_key}", code=1)
+    asked("rotate", keys=f"k2:{key},k1:{wrong_key}")
+    asked("verify", "--deep", keys=f"k2:{wrong_key}", code=1)
+    asked("rotate", keys=f"k2:{wrong_key}", code=1)
+    said.pieces.append("".join(told).encode())
+    assert b"NOT the key" in bytes(said) and b"Traceback" in bytes(said)
+    nowhere("panda keys, refused", bytes(said), word, another, token)
 
 
 async def test_reprs_and_pickles_do_not_hold_the_secret(manager: DatabaseManager) -> None:
@@ -531,9 +731,14 @@ def written_since(folder: Path, begin: float) -> dict[str, bytes]:
     return {place: b"\n".join(files) for place, files in found.items()}
 
 
+BEARER_KEPT_AS = ("sha256", "sha256 in hex")
+"""By which it is looked up: of so many random bits it tells nothing."""
+
+
 @pytest.mark.builtin_server(reason="reads the files of the server")
 async def test_a_sealed_secret_is_in_no_file_of_the_server(talkative: Server, key: str, tmp_path: Path) -> None:
-    token, password, known = canary(), canary(), canary()
+    token, password, later, known = canary(), canary(), canary(), canary()
+    fresh, reset = canary(), canary()
     ring, begin = KeyRing.parse(f"k1:{key}"), time.time() - 1
     watched: list[str] = []
     done = asyncio.Event()
@@ -552,25 +757,37 @@ async def test_a_sealed_secret_is_in_no_file_of_the_server(talkative: Server, ke
         watcher = asyncio.create_task(watch())
         async with manager.transaction() as session:
             owner = await accounts.register(session, "trader", password)
-            first = (
-                await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
-            ).session
+            first = await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
         await accounts.authenticate(manager, "trader", password)
         for name, wrong in (("trader", password + "x"), ("nobody", password), (password, password)):
             with pytest.raises(accounts.InvalidCredentials):
                 await accounts.authenticate(manager, name, wrong)
         async with manager.transaction(broker="paper") as session:
-            again = (
-                await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
-            ).session
+            again = await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
         for broker in (None, "paper", "zerodha"):
             with pytest.raises(PandaDatabaseError):
                 async with manager.transaction(broker=broker) as session:
                     await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
                     await session.execute(text("SELECT 1/0"))
         async with manager.get_session(read_only=True) as session:
-            stored = await session.get_one(TradingSession, again.session_id)
+            stored = await session.get_one(TradingSession, again.session.session_id)
             assert sessions.credentials_of(stored, ring=ring) == token
+        # The bearer, at work and refused; what is renewed, and sealed anew by another key.
+        async with manager.transaction() as session:
+            await sessions.resume(session, again.bearer)
+            await sessions.touch(session, bearer=again.bearer)
+            await sessions.renew(session, again.session.session_id, credentials=later, ring=ring)
+        with pytest.raises(sessions.SessionRevoked):
+            async with manager.transaction() as session:
+                await sessions.resume(session, first.bearer)
+        both = KeyRing.parse(f"k2:{KeyRing.generate_key()},k1:{key}")
+        assert (await sessions.rotate(manager, both)).rotated == 1
+        async with manager.transaction() as session:
+            await sessions.end(session, bearer=again.bearer)
+        await accounts.change_password(manager, "trader", password, fresh)
+        with pytest.raises(accounts.InvalidCredentials):
+            await accounts.change_password(manager, "trader", password, fresh)
+        await accounts.set_password(manager, "trader", reset, actor="root")
         done.set()
         await watcher
         # The control: what is not sealed is found, in each of the places that are searched.
@@ -579,7 +796,8 @@ async def test_a_sealed_secret_is_in_no_file_of_the_server(talkative: Server, ke
                 text("UPDATE trading_sessions SET session_data = jsonb_build_object('x', CAST(:x AS text))"),
                 {"x": known},
             )
-        assert first.session_id != again.session_id
+        assert first.session.session_id != again.session.session_id
+    secrets, bearers = (token, later, password, fresh, reset, key), (first.bearer, again.bearer)
     places = {
         "pg_dump": await asyncio.to_thread(_dumped, talkative),
         "panda backup": await _backed_up(talkative, tmp_path / "panda.backup"),
@@ -601,12 +819,17 @@ async def test_a_sealed_secret_is_in_no_file_of_the_server(talkative: Server, ke
     for place, data in places.items():
         if place != "other files":
             control(place, data, known)
-        nowhere(place, data, token, password, key)
+        nowhere(place, data, *secrets)
+        if "reader" in place:
+            nowhere(place, data, *bearers)
+        else:
+            nowhere(f"{place}: bearers, their SHA-256 aside", data, *bearers, but=BEARER_KEPT_AS)
+    assert "sha256 in hex" in leaks(places["pg_dump"], again.bearer), "the control"
     statements = "\n".join(watched)
     assert "trading_sessions" in statements
-    nowhere("pg_stat_activity", statements, token, password, key)
+    nowhere("pg_stat_activity", statements, *secrets, *bearers)
     assert "postgres" in processes
-    nowhere("environment and command lines of the server", processes, token, password, key)
+    nowhere("environment and command lines of the server", processes, *secrets, *bearers)
 
 
 async def _backed_up(talkative: Server, file: Path) -> bytes:

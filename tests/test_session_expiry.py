@@ -226,8 +226,8 @@ async def test_what_is_told_is_json_without_a_secret(manager, user_id):
     assert "secret-token" not in repr(heard) and made.bearer not in repr(heard)
 
 
-INSTANTS = st.none() | st.datetimes(timezones=st.just(UTC))
-FIELDS = (st.text(min_size=1, max_size=20), st.integers(1, 2**63 - 1), st.sampled_from(["kite", "paper"]), INSTANTS)
+INSTANTS = st.none() | st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))
+FIELDS = (st.uuids().map(str), st.integers(1, 2**63 - 1), st.sampled_from(["kite", "paper"]), INSTANTS)
 EVENTS = st.one_of(
     st.builds(SessionOpened, *FIELDS),
     st.builds(SessionRenewed, *FIELDS),
@@ -245,7 +245,14 @@ def test_an_event_comes_back_as_it_was_sent(event: SessionEvent) -> None:
     "payload",
     ["", "x", "[]", "null", "{}", '{"kind": "opened"}', '{"kind": "gone", "session_id": "s"}', '{"kind": ["x"]}',
      '{"kind": "ended", "session_id": "s", "user_id": 1, "broker": "b", "expires_at": null, "reason": "x"}',
-     '{"kind": "opened", "session_id": "s", "user_id": 1, "broker": "b", "expires_at": "soon"}'],
+     '{"kind": "opened", "session_id": "s", "user_id": 1, "broker": "b", "expires_at": "soon"}',
+     '{"kind": "opened", "session_id": "s", "user_id": 1, "broker": "b", "expires_at": "2026-11-30T00:00:00"}',
+     '{"kind": "opened", "session_id": "s", "user_id": 1, "broker": "b", "expires_at": "0001-01-01T00:00:00+09:00"}',
+     '{"kind": "opened", "session_id": ["s"], "user_id": 1, "broker": "b", "expires_at": null}',
+     '{"kind": "opened", "session_id": "s\\u0000", "user_id": 1, "broker": "b", "expires_at": null}',
+     '{"kind": "opened", "session_id": "s", "user_id": true, "broker": "b", "expires_at": null}',
+     '{"kind": "opened", "session_id": "s", "user_id": 1, "broker": 2, "expires_at": null}',
+     '{"kind": "opened", "session_id": "s", "user_id": 1, "broker": "b\\n", "expires_at": null}', "[" * 3_000],
 )  # fmt: skip
 def test_words_of_others_on_the_channel_are_passed_over(payload: str) -> None:
     assert read(payload) is None

@@ -264,8 +264,9 @@ async def test_all_that_is_wrong_is_told_and_nothing_is_done(manager: DatabaseMa
             await strategies.apply(session, [wrong[0], wrong[0]])
         with pytest.raises(InvalidInput, match="pruning would disable every one"):
             await strategies.apply(session, [], prune=True)
-        with pytest.raises(InvalidInput, match="strategy_idd: is no part of a strategy, did you mean"):
+        with pytest.raises(InvalidInput, match="strategy_idd: is no part of a strategy, did you mean") as unknown:
             await strategies.apply(session, [{"strategy_idd": "x"}])
+        assert unknown.value.column is None, "it names a column, and no key of somebody's file"
         assert await strategies.listing(session) == []
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import time
 from datetime import date
 from decimal import Decimal
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, field_validator, model_validator
 from sqlalchemy import select, text
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -18,7 +19,7 @@ from core.config.settings import Settings
 from core.database.connection import DatabaseManager
 from core.database.errors import ConfigurationError, DeadlockDetected, InvalidInput, LockTimeout, UniqueViolation
 from core.database.models import Portfolio, Strategy, StrategyRevision
-from core.database.records import MoneyValue
+from core.database.records import MoneyValue, StrategyConfig
 from core.trading import portfolios, strategies
 from core.trading.strategies import (
     ABSENT,
@@ -503,6 +504,27 @@ def test_what_the_rules_refuse_is_told_by_its_place_and_never_by_its_value(field
     assert words in str(caught.value)
     assert "sec-ret" not in repr(caught.value) and "777.25" not in str(caught.value)
     assert caught.value.column == next(iter(fields)) and caught.value.__context__ is None
+
+
+def test_a_value_as_long_as_a_file_is_refused_at_once_and_not_repeated() -> None:
+    class Quoting(BaseModel):
+        side: str
+
+        @field_validator("side")
+        @classmethod
+        def known(cls, value: str) -> str:
+            raise ValueError(f"{value} is no side")
+
+    rules = StrategyRules({"momentum": StrategyModels(config=Quoting)}, brokers=["paper"])
+    state = {
+        "strategy_type": "momentum",
+        "active_brokers": ["b" * 4_000_000],
+        "config": StrategyConfig({"side": "sec-ret" * 300_000}),
+    }
+    began = time.process_time()
+    found = rules.problems(state)[1]
+    assert time.process_time() - began < 1
+    assert str(found[1]) == "config.side: ... is no side" and "did you mean" not in str(found[0])
 
 
 async def test_another_type_takes_the_documents_of_its_own_model(manager: DatabaseManager):

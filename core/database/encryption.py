@@ -30,7 +30,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core.config.options import Environment
-from core.database.errors import EnvelopeTampered, InvalidInput, InvalidKey, UnknownKey
+from core.database.errors import EnvelopeTampered, InvalidInput, InvalidKey, UnknownKey, forgets
 
 __all__ = ["MAX_SECRET_BYTES", "KeyRing", "is_guessed_key", "refuse_guessed_keys"]
 
@@ -40,6 +40,7 @@ MAX_SECRET_BYTES = 60_000
 _VERSION = 1
 _KEY_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 12, 16
 _KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _FEW_BYTES = 10
 _TYPED = frozenset(range(0x20, 0x7F))
 _CANARY_PLACE = ("encryption", "canary", "canary")
@@ -55,6 +56,7 @@ class KeyRing:
 
     __slots__ = ("_active", "_ciphers", "_guessed")
 
+    @forgets
     def __init__(self, keys: Mapping[str, bytes], *, active: str) -> None:
         for key_id, key in keys.items():
             _check_key(key_id, key)
@@ -68,6 +70,7 @@ class KeyRing:
         self._guessed = tuple(key_id for key_id, key in keys.items() if is_guessed_key(key))
 
     @classmethod
+    @forgets
     def parse(cls, text: str) -> Self:
         """A ring from `id:base64,id:base64,...`, each key 32 bytes; the first is active. Raises `InvalidKey`."""
         keys: dict[str, bytes] = {}
@@ -78,10 +81,10 @@ class KeyRing:
                 raise InvalidKey("a key is written id:base64")
             if key_id in keys:
                 raise InvalidKey("two keys have the same id")
-            try:
-                keys[key_id] = base64.b64decode(encoded, validate=True)
-            except (binascii.Error, ValueError):
-                raise InvalidKey("a key is not base64") from None
+            key = _decoded(encoded)
+            if key is None:
+                raise InvalidKey("a key is not base64")
+            keys[key_id] = key
             first = first or key_id
         return cls(keys, active=first or "")
 
@@ -104,6 +107,7 @@ class KeyRing:
         """The ids of keys that are a pattern or a text and no random bytes: `is_guessed_key`."""
         return self._guessed
 
+    @forgets
     def seal(self, value: bytes | str, *, table: str, column: str, row_key: str) -> bytes:
         """An envelope of `value` (text as UTF-8) that opens only in this place.
 
@@ -183,6 +187,14 @@ def refuse_guessed_keys(ring: KeyRing, environment: Environment) -> None:
         )
 
 
+def _decoded(key: str) -> bytes | None:
+    """None of what is not base64: its error, which would hang on ours, has the key in its frames."""
+    try:
+        return base64.b64decode(key, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
 def _check_key(key_id: object, key: object) -> None:
     if not isinstance(key_id, str) or _KEY_ID.fullmatch(key_id) is None:
         raise InvalidKey("a key's id is 1 to 32 letters, digits, dots, dashes and underscores")
@@ -192,10 +204,10 @@ def _check_key(key_id: object, key: object) -> None:
 
 def _as_bytes(value: object, column: str) -> bytes:
     if isinstance(value, str):
-        try:
-            value = value.encode()
-        except UnicodeEncodeError:
-            raise InvalidInput("the secret holds a lone surrogate, which is not text", column=column) from None
+        # Not by the error of encoding it, which would hang on ours and holds the whole of it.
+        if _SURROGATE.search(value) is not None:
+            raise InvalidInput("the secret holds a lone surrogate, which is not text", column=column)
+        value = value.encode()
     if not isinstance(value, bytes):
         raise InvalidInput(f"a secret is bytes or str, not {type(value).__name__}", column=column)
     if len(value) > MAX_SECRET_BYTES:

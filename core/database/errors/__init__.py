@@ -99,7 +99,7 @@ from core.database.errors._rooms import (
     WriterClosed,
     WriterOverloaded,
 )
-from core.database.errors._translate import forget_locals, scrub, translate
+from core.database.errors._translate import forget_locals, forgets, scrub, translate
 from core.database.errors._tree import (
     AuthenticationFailed,
     CheckViolation,
@@ -215,6 +215,7 @@ __all__ = [
     "WriterOverloaded",
     "WrongEventLoop",
     "forget_locals",
+    "forgets",
     "scrub",
     "translate",
 ]

@@ -1,12 +1,14 @@
 """From a foreign exception to one of ours, by SQLSTATE, constraint name and type; never by message text."""
 
 import contextlib
+import functools
+import inspect
 import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar, cast
 
 from sqlalchemy import exc as sa
 
@@ -14,6 +16,7 @@ from core.database.errors import _tree as tree
 from core.database.errors._tree import PandaDatabaseError
 from core.printable import printable_value
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Phase = Literal["connect", "statement", "commit"]
 
 _BY_SQLSTATE: dict[str, type[PandaDatabaseError]] = {
@@ -155,6 +158,33 @@ def forget_locals(error: BaseException) -> None:
                 with contextlib.suppress(RuntimeError):  # it is still running
                     step.tb_frame.clear()
             step = step.tb_next
+
+
+def forgets(function: Function) -> Function:
+    """Decorate a function, or a coroutine function, that is given a secret: no frame of what it raises keeps one.
+
+    What is raised within a session's block is cleared when it leaves the block; this is for what has no such block.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except BaseException as error:
+            forget_locals(error)
+            del arguments, named
+            raise
+
+    @functools.wraps(function)
+    async def call_and_await(*arguments: Any, **named: Any) -> Any:
+        try:
+            return await function(*arguments, **named)
+        except BaseException as error:
+            forget_locals(error)
+            del arguments, named
+            raise
+
+    return cast("Function", call_and_await if inspect.iscoroutinefunction(function) else call)
 
 
 def translate(

@@ -40,9 +40,9 @@ class PandaDatabaseError(sa.SQLAlchemyError):
         self.hint = self.mend if hint is None else _told(hint)
         self.lines = tuple(map(_told, lines))
         self.sqlstate = sqlstate
-        self.constraint = constraint
-        self.table = table
-        self.column = column
+        self.constraint = None if constraint is None else _told(constraint)
+        self.table = None if table is None else _told(table)
+        self.column = None if column is None else _told(column)
         # The attributes of the SQLAlchemy classes that the subclasses stand for; their constructors are not run.
         self.code = None
         self.detail: list[str] = []

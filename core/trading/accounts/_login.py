@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.connection import DatabaseManager
+from core.database.errors import forgets
 from core.database.models import KnownSource, User
 from core.trading.accounts._audit import record
 from core.trading.accounts._delays import LoginDelays, clear, name_digest, reserve, source_bucket
@@ -40,6 +41,7 @@ class _Attempt:
     user: User | None
 
 
+@forgets
 async def authenticate(
     manager: DatabaseManager,
     username: str,
@@ -66,6 +68,7 @@ async def authenticate(
     return await _prove(manager, username, password, source=source, delays=delays, success=_logged_in(source))
 
 
+@forgets
 async def change_password(
     manager: DatabaseManager,
     username: str,

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.connection import DatabaseManager
+from core.database.errors import forgets
 from core.database.models import KnownSource, User
 from core.database.records import UserCreate
 from core.database.types import invalid_input
@@ -55,6 +56,7 @@ async def waits(session: AsyncSession, username: str, *, delays: LoginDelays | N
     return await waiting(session, name_digest(form_of(username)), delays or LoginDelays())
 
 
+@forgets
 async def set_password(manager: DatabaseManager, user: int | str, new: str, *, actor: str) -> User:
     """Reset a password, end the user's trading sessions and forget the failed logins. `actor` is who does it.
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.database.records import EndReason
+from core.database.records import BROKER_RULE, IDENTIFIER_RULE, EndReason
+from core.database.types import checked_utc, strict_json_loads
 
 CHANNEL = "panda_sessions"
 """Where they are told, as JSON objects with a `kind` and the fields of the event."""
@@ -78,13 +79,15 @@ def written(event: SessionEvent) -> str:
 def read(payload: str) -> SessionEvent | None:
     """What `written` wrote; None for the words of somebody else."""
     try:
-        fields = json.loads(payload)
+        fields = strict_json_loads(payload)
         kind = _KINDS[fields.pop("kind")]
         at = fields["expires_at"]
-        fields["expires_at"] = None if at is None else datetime.fromisoformat(at)
+        fields["expires_at"] = None if at is None else checked_utc(datetime.fromisoformat(at))
         event = kind(**fields)
+        IDENTIFIER_RULE(event.session_id)
+        BROKER_RULE(event.broker)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    if isinstance(event, SessionEnded) and event.reason not in get_args(EndReason):
+    if type(event.user_id) is not int or (isinstance(event, SessionEnded) and event.reason not in get_args(EndReason)):
         return None
     return event

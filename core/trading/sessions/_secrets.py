@@ -1,7 +1,7 @@
 """Sealing and opening credentials: this room alone does it."""
 
 from core.database.encryption import KeyRing
-from core.database.errors import ConfigurationError
+from core.database.errors import ConfigurationError, forgets
 from core.database.models import TradingSession
 
 TABLE, COLUMN = TradingSession.__tablename__, "credentials"
@@ -14,6 +14,7 @@ def credentials_of(opened: TradingSession, *, ring: KeyRing) -> str | None:
     return ring.open_text(opened.credentials, table=TABLE, column=COLUMN, row_key=opened.session_id)
 
 
+@forgets
 def seal_credentials(credentials: str, *, session_id: str, ring: KeyRing) -> bytes:
     """An envelope of `credentials` for the row of that id and no other, for who writes many rows at once.
 

@@ -245,8 +245,8 @@ class SessionWatch:
         if expires_at is None:
             return
         now = self._server_now()
-        warn_at = expires_at - self._warn_before
-        due = warn_at if now is None or warn_at > now else expires_at
+        is_far = now is None or expires_at - now > self._warn_before
+        due = expires_at - self._warn_before if is_far else expires_at
         if self._due is None or due < self._due:
             self._due = due
             self._sooner.set()

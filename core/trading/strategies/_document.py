@@ -118,7 +118,8 @@ def refusal_at(problems: Sequence[Problem], strategy_id: str | None, places: Map
         f"line {place[0]}: {problem}" if (place := _place(problem.path, places)) else str(problem)
         for problem in problems
     ]
-    return InvalidInput(f"{whose}: {'; '.join(told)}", column=refusal(problems).column)
+    column = refusal(problems).column
+    return InvalidInput(f"{whose}: {'; '.join(told)}", column=column if column in KEYS else None)
 
 
 def _place(path: Path, places: Mapping[Path, Place]) -> Place | None:

@@ -18,6 +18,7 @@ from core.trading.strategies._diff import Path, written
 Model = TypeVar("Model", bound=BaseModel)
 
 _FLOATS = {"float_type", "float_parsing", "int_type", "int_parsing", "int_from_float", "finite_number"}
+_LONGEST_NAME = 200
 _AUTHORED = {"value_error", "assertion_error"}
 """Errors whose words may quote the value."""
 
@@ -140,7 +141,7 @@ class StrategyRules:
 
 def near(name: str, known: Iterable[str]) -> str:
     """`, did you mean 'x'?` where a known one is."""
-    found = difflib.get_close_matches(name, list(known), n=1)
+    found = difflib.get_close_matches(name, list(known), n=1) if len(name) <= _LONGEST_NAME else ()
     return f", did you mean {found[0]!r}?" if found else ""
 
 
@@ -234,7 +235,10 @@ def _reason(error: Mapping[str, Any]) -> str:
         return "is of a kind that is none of those expected"
     if error["type"] in _AUTHORED:
         for value in sorted(_scalars(error.get("input"), 1), key=len, reverse=True):
-            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "...", text)
+            if len(value) > _LONGEST_NAME:  # no word of ours; as a pattern it would take a second to compile
+                text = text.replace(value, "...")
+            elif value in text:
+                text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "...", text)
     return text
 
 

@@ -29,6 +29,7 @@ _QUIET: Final = (
 )
 _BACKOFF: Final = (0.05, 0.5)
 _PAGE: Final = 500
+_LONGEST_CURSOR: Final = 19  # digits; who writes more is not us
 _PASSING = (PoolExhausted, StatementTimeout, ResourceExhausted)
 
 _log = get_logger()
@@ -91,7 +92,8 @@ class _Signals:
                     event = await self._next()
                     if isinstance(event, Resync):
                         return True
-                    if not event.payload.isdecimal() or int(event.payload) > cursor:
+                    told = event.payload
+                    if len(told) > _LONGEST_CURSOR or not told.isdecimal() or int(told) > cursor:
                         return False
         self._events = None  # ended by the cancelled wait
         return False
