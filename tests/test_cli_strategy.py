@@ -240,14 +240,22 @@ def test_the_applications_rules_hold_for_every_command_that_writes(
 def test_a_stop_tries_again_while_another_writer_holds_the_lock(database_url_sync: str) -> None:
     url = database_url_sync
     applied(url)
-    holding = threading.Event()
+    holding, letting_go = threading.Event(), threading.Event()
+    waiters = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE d.datname = current_database() AND locktype = 'advisory' AND NOT granted"
+    )
 
     async def hold() -> None:
+        """Until somebody has waited in vain after `letting_go`."""
         connection = await asyncpg.connect(url)
-        async with connection.transaction():
+        async with asyncio.timeout(60), connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('alpha-panda: strategies', 0))")
             holding.set()
-            await asyncio.sleep(0.5)
+            while not (letting_go.is_set() and await connection.fetchval(waiters)):
+                await asyncio.sleep(0.005)
+            while await connection.fetchval(waiters):
+                await asyncio.sleep(0.005)
         await connection.close()
 
     with ThreadPoolExecutor(1) as threads:
@@ -255,6 +263,7 @@ def test_a_stop_tries_again_while_another_writer_holds_the_lock(database_url_syn
         assert holding.wait(5)
         limits = {"DATABASE__TIMEOUTS__LOCK": "0.1"}
         assert run(url, "enable", "carry", **limits).returncode == 5
+        letting_go.set()
         stopped = run(url, "disable", "carry", **limits)
         held.result()
     assert text_of(stopped) == "carry: disabled, version 2\n"
