@@ -1,10 +1,12 @@
 """The plugin's fixtures under the names that this suite calls them by, and what is about this suite alone."""
 
+import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -117,3 +119,13 @@ def database_url_sync(panda_database: str) -> str:
 @pytest.fixture
 def manager(panda_manager):
     return panda_manager
+
+
+@pytest.fixture
+async def settled() -> AsyncIterator[None]:
+    """Ends when the loop has no socket left: one whose login was refused over TLS is closed a moment after the error."""
+    yield
+    known: Any = vars(asyncio.get_running_loop())["_transports"]
+    async with asyncio.timeout(5):
+        while any(vars(transport)["_sock"] is not None for transport in list(known.values())):
+            await asyncio.sleep(0.002)

@@ -60,11 +60,13 @@ class TestTls:
         assert await answer(tls_server.url())
         assert not await answer(plain_server.url())
 
+    @pytest.mark.usefixtures("settled")
     async def test_a_certificate_of_another_authority_is_refused(self, tls_server: DebianServer) -> None:
         for mode in ("verify-ca", "verify-full"):
             with pytest.raises(TlsRefused, match="certificate"):
                 await answer(tls_server.url(query=f"?sslmode={mode}&sslrootcert={tls_server.stranger}"))
 
+    @pytest.mark.usefixtures("settled")
     async def test_a_certificate_for_another_name_is_refused_by_verify_full_alone(self, tls_server) -> None:
         query = f"?sslmode=verify-full&sslrootcert={tls_server.authority}"
         with pytest.raises(TlsRefused, match="certificate"):
@@ -79,6 +81,7 @@ class TestTls:
         with pytest.raises(AuthenticationFailed):
             await answer(tls_server.url(query="?sslmode=disable"))
 
+    @pytest.mark.usefixtures("settled")
     async def test_a_wrong_password_is_told_without_repeating_it(self, tls_server: DebianServer) -> None:
         with pytest.raises(AuthenticationFailed) as caught:
             await answer(tls_server.url(password="wr0ng-s3cret"))

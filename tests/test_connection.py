@@ -354,6 +354,7 @@ class TestLimits:
         assert "test_connection.py" in record.opened_at
 
 
+@pytest.mark.usefixtures("settled")
 class TestConnecting:
     @pytest.mark.parametrize(
         ("change", "expected"),

@@ -164,6 +164,7 @@ async def test_a_name_server_that_does_not_answer_holds_nobody_up(monkeypatch: p
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.usefixtures("settled")
 async def test_a_database_that_is_not_there(database_url: str):
     url = database_url.replace(f"/{DatabaseUrl.parse(database_url).database}?", "/nowhere?")
     server = of(await examine(url, TESTING), "server")
@@ -749,6 +750,7 @@ def tls_server(component) -> Iterator[DebianServer]:
 
 
 @pytest.mark.component
+@pytest.mark.usefixtures("settled")
 async def test_transport_and_who_answers(tls_server: DebianServer):
     url = tls_server.url(query=f"?sslmode=verify-full&sslrootcert={tls_server.authority}")
     found = await examine(url, PRODUCTION)

@@ -350,6 +350,7 @@ def scram_server(component: Any) -> Iterator[debian.DebianServer]:
 
 
 @pytest.mark.component
+@pytest.mark.usefixtures("settled")
 async def test_no_refused_password_is_told(scram_server: debian.DebianServer, said: Said) -> None:
     word = canary()
     for query in ("?sslmode=require", "?sslmode=verify-full"):
