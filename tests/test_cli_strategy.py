@@ -129,6 +129,11 @@ def test_pruning_disables_and_what_was_stopped_stays_so(database_url_sync: str) 
     missing = run(url, "disable", "carry", "unknown")
     assert (missing.returncode, "there is no strategy 'unknown'" in missing.stderr) == (6, True)
     assert [one[:2] for one in _listed(url)] == [["carry", "active"], ["momentum", "momentum"]]
+    assert text_of(run(url, "disable", "--all", "--broker", "paper")) == "carry: disabled, version 4\n"
+    assert run(url, "disable", "--all").stderr == "none of them is active\n"
+    for unclear in ((), ("carry", "--all"), ("carry", "--broker", "paper"), ("--broker", "paper")):
+        refused = run(url, "disable", *unclear)
+        assert (refused.returncode, "say --all" in refused.stderr) == (2, True)
 
 
 def _listed(url: str, *options: str) -> list[list[str]]:

@@ -659,6 +659,10 @@ RECIPES: dict[str, Recipe] = {
     "trading.strategies disable": Recipe(
         {"strategy_id": "s1"}, stored={name: _last(name, "s1") for name in ("changed_by", "note")}
     ),
+    "trading.strategies disable_all": Recipe(
+        finds_nothing=("broker",),
+        apart=dict.fromkeys(("changed_by", "note"), "go the way of `disable`'s; it is to stop the bystander too"),
+    ),
     "trading.strategies documents_of": Recipe(
         shapes={"strategy_ids": (as_is, as_list)}, finds_nothing=("strategy_ids",)
     ),

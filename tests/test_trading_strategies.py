@@ -277,6 +277,31 @@ async def test_a_stop_is_never_refused_and_stopping_twice_is_one_change(manager:
         assert (third.changed_by, third.note, third.is_active) == ("risk desk", "halt", False)
 
 
+async def test_all_are_stopped_at_once_and_so_is_one_that_is_being_defined(manager: DatabaseManager):
+    brokers = {"a": ["paper"], "b": ["paper", "zerodha"], "c": ["zerodha"]}
+    for name, active_brokers in brokers.items():
+        await define(manager, name, active_brokers=active_brokers)
+
+    async def stop(**which: Any) -> list[str]:
+        async with manager.transaction() as session:
+            stopped = await strategies.disable_all(session, changed_by="risk desk", note="halt", **which)
+            return [one.strategy_id for one in stopped]
+
+    assert await stop(broker="paper") == ["a", "b"]
+    assert await stop(broker="kite") == []
+    async with manager.transaction() as session:
+        await strategies.define(session, strategy_id="d", name="New")
+        stopping = asyncio.create_task(stop())
+        await asyncio.sleep(0.05)
+        assert not stopping.done()
+    assert await stopping == ["c", "d"]
+    assert await stop() == []
+    async with manager.get_session() as session:
+        assert await strategies.listing(session, active_only=True) == []
+        last = (await strategies.history(session, "d"))[-1]
+        assert (last.version, last.changed_by, last.note, last.is_active) == (2, "risk desk", "halt", False)
+
+
 async def test_a_rollback_is_a_version_of_its_own_and_starts_nothing(manager: DatabaseManager):
     await define(manager)
     async with manager.transaction() as session:

@@ -26,6 +26,9 @@ _PATIENCE = 30.0
 
 Which = Annotated[str, typer.Argument(metavar="STRATEGY", help="Its id.")]
 Many = Annotated[list[str], typer.Argument(metavar="STRATEGY...", help="Their ids.")]
+Stopped = Annotated[list[str] | None, typer.Argument(metavar="STRATEGY...", help="Their ids.")]
+Everything = Annotated[bool, typer.Option("--all", help="Every active one, of --broker alone if that is given.")]
+OfBroker = Annotated[str | None, typer.Option("--broker", help="With --all: those that trade with this one.")]
 To = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The one to go back to.")]
 At = Annotated[int | None, typer.Option("--at", metavar="VERSION", min=1, help="Only if it is at this version.")]
 By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who changes it; else this system's user.")]
@@ -47,12 +50,33 @@ def enable(out: Output, strategy: Many, *, by: By = None, note: Note = None, rul
     _switch(out, strategy, lambda session, one: strategies.enable(session, one, rules=held, **origin))
 
 
-def disable(out: Output, strategy: Many, *, by: By = None, note: Note = None) -> None:
+def disable(
+    out: Output,
+    strategy: Stopped = None,
+    *,
+    every: Everything = False,
+    broker: OfBroker = None,
+    by: By = None,
+    note: Note = None,
+) -> None:
     """Stop strategies, whatever version they are at. All of them or none."""
     from core.trading import strategies
 
+    if every == bool(strategy) or (broker is not None and not every):
+        hint = "Name strategies, or say --all, or --all --broker NAME."
+        raise CommandError("it is not clear which strategies to stop", hint=hint, code=USAGE)
     origin: dict[str, Any] = {"changed_by": by or system_user(), "note": note}
-    _switch(out, strategy, lambda session, one: strategies.disable(session, one, **origin), patience=_PATIENCE)
+    if strategy:
+        _switch(out, strategy, lambda session, one: strategies.disable(session, one, **origin), patience=_PATIENCE)
+        return
+
+    async def stop(session: "AsyncSession") -> "list[tuple[bool, Strategy]]":
+        done = await strategies.disable_all(session, broker=broker, **origin)
+        for one in done:
+            await session.refresh(one)
+        return [(True, one) for one in done]
+
+    _tell(out, write(out, stop, patience=_PATIENCE))
 
 
 def rollback(
@@ -105,8 +129,13 @@ def _switch(
             done.append((after.version != before, after))
         return done
 
-    done = write(out, work, patience=patience)
+    _tell(out, write(out, work, patience=patience))
+
+
+def _tell(out: Output, done: "list[tuple[bool, Strategy]]") -> None:
     out.data({"strategies": [as_json(one) | {"changed": changed} for changed, one in done]})
+    if not done:
+        out.note("none of them is active")
     for changed, one in done:
         state = "active" if one.is_active else "disabled"
         out.line(f"{shown(one.strategy_id)}: {state}{f', version {one.version}' if changed else ' already'}")

@@ -19,7 +19,7 @@ from core.trading.strategies._reads import changes_between, diff, get, history, 
 from core.trading.strategies._record import CHANNEL
 from core.trading.strategies._rules import Problem, StrategyModels, StrategyRules
 from core.trading.strategies._watch import StrategyChange, watch
-from core.trading.strategies._write import define, disable, enable, revise, rollback
+from core.trading.strategies._write import define, disable, disable_all, enable, revise, rollback
 from core.trading.strategies._yaml import LARGEST_FILE, read_documents, write_documents
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "define",
     "diff",
     "disable",
+    "disable_all",
     "documents_of",
     "enable",
     "get",

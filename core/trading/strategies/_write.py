@@ -17,6 +17,7 @@ from core.trading.strategies._record import (
     Origin,
     judged,
     locked,
+    locked_all,
     plain_state,
     refuse_lost_update,
     state_of,
@@ -133,6 +134,19 @@ async def disable(
     """
     strategy = await locked(session, strategy_id)
     return await _change(session, strategy, {"is_active": False}, Origin(changed_by, note), None)
+
+
+async def disable_all(
+    session: AsyncSession, *, broker: str | None = None, changed_by: str | None = None, note: str | None = None
+) -> list[Strategy]:
+    """Stop every active one, or every one that trades with `broker`; those that were stopped, by id. The caller commits.
+
+    One that is being defined or enabled at the same moment by another transaction is waited for and stopped too.
+    """
+    await take_turn(session)
+    found = await locked_all(session, None)
+    wanted = [one for one in found.values() if one.is_active and (broker is None or broker in one.active_brokers)]
+    return [await _change(session, one, {"is_active": False}, Origin(changed_by, note), None) for one in wanted]
 
 
 async def rollback(
