@@ -837,10 +837,12 @@ async def _backed_up(talkative: Server, file: Path) -> bytes:
     """The file of `panda backup`, and all that it holds, unpacked."""
     await backup(talkative.url, file)
     with tarfile.open(file) as parts:
-        names = [name for name in parts.getnames() if name.endswith(".dump")]
-        parts.extractall(file.parent, filter="data")
-    assert names
-    command = [str(find_tools(at_least=18).pg_restore), "--file=-", str(file.parent / names[0])]
+        (dump,) = (part for part in parts if part.name.endswith(".dump"))
+        inner = parts.extractfile(dump)
+        assert inner is not None
+        unpacked = file.with_suffix(".dump")
+        unpacked.write_bytes(inner.read())
+    command = [str(find_tools(at_least=18).pg_restore), "--file=-", str(unpacked)]
     script = await asyncio.to_thread(lambda: subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return file.read_bytes() + script
 
