@@ -46,7 +46,7 @@ def _replace(place: Path, text: str) -> None:
             with contextlib.suppress(PermissionError):
                 os.chown(name, owner.st_uid, owner.st_gid)
         Path(name).replace(place)
-    except BaseException:
+    except BaseException:  # whatever ends it, no half-written file of keys is left
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise

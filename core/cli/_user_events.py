@@ -98,9 +98,9 @@ def _what(item: "AuthEvent") -> str:
 def _kinds(given: Sequence[str]) -> Any:
     from typing import get_args
 
-    from core.trading.accounts import EventKind
+    from core.database.records import AuthEventKind
 
-    known = get_args(EventKind)
+    known = get_args(AuthEventKind)
     for kind in given:
         if kind not in known:
             raise CommandError(f"there are no events {kind!r}", hint=f"There are {', '.join(known)}.", code=USAGE)

@@ -1,6 +1,7 @@
 """Users, what is known of who tried to log in as one, and their trading sessions."""
 
 from datetime import datetime
+from typing import get_args
 from uuid import uuid4
 
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, func, text, true
@@ -13,6 +14,8 @@ from core.database.records import (
     LABEL_RULE,
     PASSWORD_HASH_RULE,
     USERNAME_RULE,
+    AuthEventKind,
+    EndReason,
     SessionData,
 )
 from core.database.types import Boolean, Bytes, Document, FoldedText, Integer64, Text, UtcDateTime, folded
@@ -75,18 +78,7 @@ class AuthEvent(Base):
 
     __table_args__ = (
         instant_check("occurred_at"),
-        _one_of(
-            "kind",
-            "registered",
-            "login",
-            "login_refused",
-            "login_delayed",
-            "password_changed",
-            "password_reset",
-            "disabled",
-            "enabled",
-            "unlocked",
-        ),
+        _one_of("kind", *get_args(AuthEventKind)),
         _one_of("reason", "unknown_name", "wrong_password", "inactive"),
         _digest_check("name_digest"),
         text_check("source", LABEL_RULE),
@@ -172,7 +164,7 @@ class TradingSession(Base):
         CheckConstraint("is_active = (end_time IS NULL)", name="is_active"),
         _digest_check("bearer_hash"),
         CheckConstraint(
-            "end_reason IN ('replaced', 'ended', 'revoked', 'expired') AND (end_reason IS NULL OR end_time IS NOT NULL)",
+            f"end_reason IN {get_args(EndReason)!r} AND (end_reason IS NULL OR end_time IS NOT NULL)",
             name="end_reason",
         ),
         instant_check("last_seen_at"),

@@ -7,7 +7,14 @@ rules are those of the tables' constraints: what a record takes the table takes,
 Decimals are text in the records' JSON (`model_dump_json`), those of free-form documents too.
 """
 
-from core.database.records._accounts import EndReason, TradingSessionCreate, TradingSessionRead, UserCreate, UserRead
+from core.database.records._accounts import (
+    AuthEventKind,
+    EndReason,
+    TradingSessionCreate,
+    TradingSessionRead,
+    UserCreate,
+    UserRead,
+)
 from core.database.records._base import ReadRecord, Record
 from core.database.records._documents import (
     InstrumentAttributes,
@@ -81,6 +88,7 @@ __all__ = [
     "PASSWORD_HASH_RULE",
     "USERNAME_RULE",
     "VENUE_RULE",
+    "AuthEventKind",
     "AwareUtc",
     "BrokerName",
     "CalendarDate",

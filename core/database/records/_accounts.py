@@ -37,6 +37,17 @@ class UserRead(ReadRecord):
 
 
 EndReason: TypeAlias = Literal["replaced", "ended", "revoked", "expired"]
+AuthEventKind: TypeAlias = Literal[
+    "registered",
+    "login",
+    "login_refused",
+    "login_delayed",
+    "password_changed",
+    "password_reset",
+    "disabled",
+    "enabled",
+    "unlocked",
+]
 
 
 class TradingSessionCreate(Record):

@@ -13,7 +13,7 @@ Names are kept and compared as `types.folded`. A function that takes a session l
 the manager owns its transactions. `user` is an id or a name.
 """
 
-from core.trading.accounts._audit import EventKind, PruneReport, events, prune_events
+from core.trading.accounts._audit import PruneReport, events, prune_events
 from core.trading.accounts._delays import LoginDelays
 from core.trading.accounts._errors import InvalidCredentials, TooManyAttempts, UserNotFound
 from core.trading.accounts._login import authenticate, change_password
@@ -35,7 +35,6 @@ __all__ = [
     "MAX_PASSWORD",
     "MIN_PASSWORD",
     "MIN_USERNAME",
-    "EventKind",
     "InvalidCredentials",
     "LoginDelays",
     "LoginMetrics",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
 from sqlalchemy import CursorResult, delete, func, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,20 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.database.connection import DatabaseManager
 from core.database.errors import InvalidInput
 from core.database.models import AuthEvent, KnownSource, LoginDelay
+from core.database.records import AuthEventKind
 from core.trading.accounts._delays import LoginDelays, name_digest
 from core.trading.accounts._names import form_of
-
-EventKind: TypeAlias = Literal[
-    "registered",
-    "login",
-    "login_refused",
-    "login_delayed",
-    "password_changed",
-    "password_reset",
-    "disabled",
-    "enabled",
-    "unlocked",
-]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +31,7 @@ async def events(
     session: AsyncSession,
     *,
     user: int | str | None = None,
-    kinds: Sequence[EventKind] = (),
+    kinds: Sequence[AuthEventKind] = (),
     since: datetime | None = None,
     before: int | None = None,
     limit: int = 100,
@@ -68,7 +57,7 @@ async def events(
     return (await session.scalars(query)).all()
 
 
-async def record(session: AsyncSession, kind: EventKind, form: str, **columns: Any) -> None:
+async def record(session: AsyncSession, kind: AuthEventKind, form: str, **columns: Any) -> None:
     """One event of the name, in the transaction of who calls."""
     await session.execute(insert(AuthEvent).values(kind=kind, name_digest=name_digest(form), **columns))
 

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.database.connection import DatabaseManager
 from core.database.errors import forgets
 from core.database.models import KnownSource, User
-from core.database.records import UserCreate
+from core.database.records import AuthEventKind, UserCreate
 from core.database.types import invalid_input
-from core.trading.accounts._audit import EventKind, record
+from core.trading.accounts._audit import record
 from core.trading.accounts._delays import LoginDelays, clear, name_digest, source_bucket, waiting
 from core.trading.accounts._errors import UserNotFound
 from core.trading.accounts._names import checked_actor, form_of, name_of, new_name
@@ -64,7 +64,7 @@ async def set_password(manager: DatabaseManager, user: int | str, new: str, *, a
     """
     hashed = await hash_password(new)
 
-    async def reset(session: AsyncSession, found: User) -> EventKind | None:
+    async def reset(session: AsyncSession, found: User) -> AuthEventKind | None:
         found.hashed_password = hashed
         await revoke_all(session, found.id)
         await _clear_all(session, found)
@@ -79,7 +79,7 @@ async def disable(manager: DatabaseManager, user: int | str, *, actor: str) -> U
     A login under way is refused, unless it was recorded before.
     """
 
-    async def close(session: AsyncSession, found: User) -> EventKind | None:
+    async def close(session: AsyncSession, found: User) -> AuthEventKind | None:
         await revoke_all(session, found.id)
         was, found.is_active = found.is_active, False
         return "disabled" if was else None
@@ -90,7 +90,7 @@ async def disable(manager: DatabaseManager, user: int | str, *, actor: str) -> U
 async def enable(manager: DatabaseManager, user: int | str, *, actor: str) -> User:
     """Let a disabled user log in again. Does nothing twice. Raises `UserNotFound`, `InvalidInput`."""
 
-    async def reopen(_session: AsyncSession, found: User) -> EventKind | None:
+    async def reopen(_session: AsyncSession, found: User) -> AuthEventKind | None:
         was, found.is_active = found.is_active, True
         return None if was else "enabled"
 
@@ -100,7 +100,7 @@ async def enable(manager: DatabaseManager, user: int | str, *, actor: str) -> Us
 async def unlock(manager: DatabaseManager, user: int | str, *, actor: str) -> User:
     """Forget the failed logins with the user's name, from wherever. Raises `UserNotFound`, `InvalidInput`."""
 
-    async def forget(session: AsyncSession, found: User) -> EventKind | None:
+    async def forget(session: AsyncSession, found: User) -> AuthEventKind | None:
         await _clear_all(session, found)
         return "unlocked"
 
