@@ -40,6 +40,7 @@ from core.database.errors import (
     StalePlan,
     StatementFault,
     StatementTimeout,
+    TlsRefused,
     TransactionAborted,
     UniqueViolation,
     WrongEventLoop,
@@ -414,6 +415,24 @@ class TestConnecting:
         with pytest.raises(AuthenticationFailed):
             await manager.wait_for_ready(timeout=30)
         assert time.monotonic() - started < 10
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"), [(b"", HostUnreachable), (b"E", HostUnreachable), (b"N", TlsRefused)]
+    )
+    async def test_a_server_that_goes_away_while_tls_is_asked_for_has_not_refused_it(self, answer, expected) -> None:
+        """Only a server that says no will say so again; one that is being restarted is waited for."""
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(8)
+            writer.write(answer)
+            writer.close()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            url = f"postgresql://panda:x@127.0.0.1:{port}/panda?sslmode=require"
+            with pytest.raises(expected) as caught:
+                await DatabaseManager(url, "testing", "migrations_only").connect()
+        assert caught.value.retryable == (expected is HostUnreachable)
 
     async def test_waiting_for_ready_sees_the_schema_arrive(self, empty_database: str) -> None:
         waiter = DatabaseManager(empty_database, "testing", "migrations_only")

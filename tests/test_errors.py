@@ -136,6 +136,7 @@ def test_what_is_not_the_databases_is_left_alone(error: Exception) -> None:
         (TimeoutError(), errors.ConnectTimeout),
         (ssl.SSLCertVerificationError(1, "certificate verify failed"), errors.TlsRefused),
         (ConnectionError("PostgreSQL server rejected SSL upgrade"), errors.TlsRefused),
+        (ConnectionError("unexpected connection_lost() call"), errors.HostUnreachable),
     ],
 )
 def test_what_fails_while_connecting_is_told_apart(error: OSError, expected: type[PandaDatabaseError]) -> None:

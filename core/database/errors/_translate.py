@@ -274,6 +274,9 @@ def _class_of(source: BaseException, deepest: BaseException, state: str | None) 
     return tree.ServerFault
 
 
+_NO_TLS = "rejected SSL upgrade"
+
+
 def _network(error: OSError, phase: Phase) -> PandaDatabaseError:
     """Operating-system errors, met while connecting or on a connection that broke."""
     if phase == "commit":
@@ -286,8 +289,11 @@ def _network(error: OSError, phase: Phase) -> PandaDatabaseError:
         return tree.HostUnreachable("the host name cannot be resolved")
     if isinstance(error, ssl.SSLError):
         return tree.TlsRefused(f"the TLS handshake failed ({_tls_reason(error)})")
-    if type(error) is ConnectionError:  # asyncpg's word for a server that answers "no" to the request for TLS
-        return tree.TlsRefused("the server does not offer TLS, which this connection demands")
+    if type(error) is ConnectionError:
+        # asyncpg's for three ends of the request for TLS, which its words alone tell apart: "no", an error, a connection lost.
+        if _NO_TLS in str(error):
+            return tree.TlsRefused("the server does not offer TLS, which this connection demands")
+        return tree.HostUnreachable("the server ended the connection while TLS was being asked for")
     return tree.HostUnreachable(f"the server cannot be reached ({_reason(error)})")
 
 
