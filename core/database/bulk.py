@@ -88,7 +88,7 @@ class _Counted:
             for record in self._records:
                 self.count += 1
                 yield record
-        except Exception as error:
+        except Exception as error:  # the caller's own, told apart later from what COPY raises; nothing is swallowed
             self.error = error
             raise
 
