@@ -421,6 +421,16 @@ class TestConcurrentIndexes:
             assert time.monotonic() - started < 4
         assert (await schema.upgrade(engine, **options(versions))).current == ("0003",)
 
+    async def test_behind_a_pooler_the_limit_is_the_clients_and_told_the_same(self, empty_database, tmp_path):
+        versions = third(tmp_path / "v", INDEX, head="statement_timeout = 0.2")
+        behind = build_engine(DatabaseUrl.parse(empty_database), EngineOptions(pgbouncer=True))
+        await schema.upgrade(behind, "0002", **options(versions))
+        async with other_transaction(empty_database, "LOCK TABLE entry IN ROW EXCLUSIVE MODE"):
+            with pytest.raises(MigrationFailed, match=r"not ended within 0\.2 s.*raise statement_timeout in"):
+                await schema.upgrade(behind, **options(versions))
+        assert (await schema.upgrade(behind, **options(versions))).current == ("0003",)
+        await behind.dispose()
+
     async def test_the_sql_by_hand_does_the_same(self, engine, empty_database, tmp_path):
         versions = third(tmp_path / "v", INDEX, DROP)
         sql = await schema.preview(engine, **options(versions))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from core.database.errors import LockTimeout, SchemaError
+from core.database.errors import LockTimeout, SchemaError, StatementTimeout
 from core.database.schema._lock import Step
 
 Say = Callable[[str], None]
@@ -214,7 +214,10 @@ async def _await_builder(raw: Any, table: Any, step: Step, say: Say) -> None:
 
 async def _execute(raw: Any, statement: str, step: Step) -> None:
     # The server's own limit is a little earlier where it is in force; behind a pooler this is the only one.
-    await raw.execute(statement, timeout=step.statement + 1.0 if step.statement else None)
+    try:
+        await raw.execute(statement, timeout=step.statement + 1.0 if step.statement else None)
+    except TimeoutError as error:
+        raise StatementTimeout(f"it has not ended within {step.statement:g} s, and was cancelled") from error
 
 
 async def _one(raw: Any, query: str, *values: Any) -> Any:
