@@ -126,6 +126,8 @@ async def rotate(
         await _unhurried(session)
         await _refuse_wrong_keys(session, ring)
         run.total = await session.scalar(sa.select(sa.func.count()).where(_SEALED, run.is_stale)) or 0
+    if run.total:  # before any row is locked: who opens the key's first session holds its canary and wants the row
+        await manager.run_transaction(lambda session: keep_canary(session, ring))
     until, wait = time.monotonic() + patience, 0.05
     await run.pass_over(progress)
     while (busy := await run.left()) and time.monotonic() < until:
