@@ -1,10 +1,13 @@
 """Sessions that expire: ended once by whoever comes first, told of before, and the feed that misses none of it."""
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -17,6 +20,7 @@ from sqlalchemy import event, func, insert, select, text, update
 from core.config.brokers import FixedLifetime
 from core.config.options import Timeouts
 from core.database.connection import DatabaseManager
+from core.database.embedded import EmbeddedServer
 from core.database.encryption import KeyRing
 from core.database.errors import ConfigurationError, ConnectionFailed, SessionMisuse
 from core.database.health import with_parts
@@ -290,8 +294,9 @@ def test_what_is_known_tells_of_each_change_once(steps: list[tuple[str, int, int
                     case _:
                         assert ends[session_id] != news.expires_at
                         ends[session_id] = news.expires_at
-        standing = {("paper", len(ends), min(ends.values()))} if ends else set()  # type: ignore[type-var]
-        assert not known.differs([BrokerSessions(*item, None) for item in standing])
+        expiries = [end for end in ends.values() if end is not None]
+        standing = [BrokerSessions("paper", len(ends), min(expiries), None)] if expiries else []
+        assert not known.differs(standing)
 
 
 # SessionWatch
@@ -465,6 +470,57 @@ async def test_when_the_server_has_been_away_the_watch_goes_on(manager, user_id,
                 assert heard == {SessionEnded: due.session.session_id, SessionOpened: new.session.session_id}
                 await until(lambda: watch.health()["status"] == "fresh", within=20)
                 await silence(watch, seconds=0.2)
+
+
+@pytest.fixture
+def server(open_folder: Path) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(open_folder / "sessions", settings={"fsync": "off"})
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+async def test_over_a_restart_of_the_server_each_watch_tells_everything_once(server: EmbeddedServer) -> None:
+    """One session was told of before, one becomes due to be told and one expires while the server is away."""
+    url = await asyncio.to_thread(server.ensure)
+    minute = timedelta(minutes=1)
+    async with DatabaseManager(url, "testing", "auto", timeouts=Timeouts(connect=1.0)) as manager:
+        async with manager.transaction() as session:
+            session.add(user := make_user())
+        async with contextlib.AsyncExitStack() as stack:
+            watches = [SessionWatch(manager, warn_before=minute, interval=0.5, heartbeat=0.5) for _ in range(3)]
+            for watch in watches:
+                await stack.enter_async_context(watch)
+            lives = {"told": 30.0, "near": 60.6, "over": 0.9, "goes on": 3_600.0}
+            made = {
+                name: await opened(manager, user.id, f"b{n}", policy=FixedLifetime(timedelta(seconds=seconds)))
+                for n, (name, seconds) in enumerate(lives.items())
+            }
+            names = {item.session.session_id: name for name, item in made.items()}
+            heard = [Counter[tuple[str, str]]() for _ in watches]
+
+            async def follow(watch: SessionWatch, into: Counter[tuple[str, str]]) -> None:
+                async for event in watch:
+                    into[names.get(event.session_id, "after"), type(event).__name__.removeprefix("Session")] += 1
+
+            tasks = [asyncio.create_task(follow(*item)) for item in zip(watches, heard, strict=True)]
+            before = {(name, "Opened") for name in lives} | {("told", "Expiring"), ("over", "Expiring")}
+            await until(lambda: all(before <= events.keys() for events in heard))
+            await asyncio.to_thread(server.stop)
+            await until(lambda: not any(watch.connected for watch in watches))
+            assert [watch.health()["status"] for watch in watches] == ["stale"] * 3
+            end = made["over"].session.expires_at
+            await until(lambda: end is not None and utc_now() > end)
+            await asyncio.to_thread(server.ensure)
+            after = {("near", "Expiring"), ("over", "Ended")}
+            await until(lambda: all(before | after <= set(events) for events in heard), within=20)
+            await until(lambda: all(watch.health()["status"] == "fresh" for watch in watches), within=10)
+            await opened(manager, user.id, "after")
+            await until(lambda: all(("after", "Opened") in events for events in heard))
+            assert heard == [Counter(before | after | {("after", "Opened")})] * 3
+            for task in tasks:
+                task.cancel()
 
 
 async def test_behind_pgbouncer_it_compares_instead_of_listening(manager, user_id, database_url):
