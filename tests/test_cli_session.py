@@ -7,6 +7,8 @@ import json
 import os
 import stat
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from unittest import mock
 import pytest
 from sqlalchemy import update
 
+from core.cli._keys_file import put_first
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
 from core.database.models import TradingSession, User
@@ -258,6 +261,33 @@ def test_a_file_of_keys_is_changed_whole_or_not_at_all(tmp_path: Path) -> None:
     file.write_text(KEY)
     assert panda("keys", "generate", "--id", "k2", "--file", str(link)).returncode == 0
     assert link.is_symlink() and KeyRing.parse(file.read_text().strip()).key_ids == ("k2", "k1")
+
+
+def test_lines_and_comments_of_a_file_of_keys_stay(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    for number, text in enumerate((f"# ours\n{KEY}  # since Monday\n", f"{KEY}\n{NEWER}", "# ours")):
+        file.write_text(text)
+        done = panda("keys", "generate", "--id", "k9", "--file", str(file))
+        assert (done.returncode, file.read_text().split("\n", 1)[1]) == (0, f"{text.strip()}\n"), done.stderr
+        assert KeyRing.parse(file.read_text()).key_ids == (("k9", "k1"), ("k9", "k1", "k2"), ("k9",))[number]
+        assert panda("keys", "generate", "--id", "k9", "--file", str(file)).returncode == 6
+    assert panda("keys", "generate", "--id", "", "--file", str(file)).returncode == 2
+
+
+def test_keys_that_are_made_at_once_are_all_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    real, begun = Path.read_text, threading.Barrier(2, timeout=0.3)
+
+    def read_text(path: Path, *arguments: Any, **options: Any) -> str:
+        text = real(path, *arguments, **options)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            begun.wait()  # who is alone in it waits in vain
+        return text
+
+    file.write_text(KEY)
+    with mock.patch.object(Path, "read_text", read_text), ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: put_first(file, f"{name}:{KeyRing.generate_key()}"), ("k3", "k4")))
+    assert set(KeyRing.parse(file.read_text()).key_ids) == {"k1", "k3", "k4"}
 
 
 def test_keys_are_verified_and_rotated(work: Work, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def generate(out: Output, *, key_id: KeyId = None, file: File = None) -> None:
     from core.cli._keys_file import put_first
     from core.database.encryption import KeyRing
 
-    chosen = key_id or f"k{datetime.now(UTC):%Y-%m-%d}"
+    chosen = key_id if key_id is not None else f"k{datetime.now(UTC):%Y-%m-%d}"
     new = f"{chosen}:{KeyRing.generate_key()}"
     KeyRing.parse(new)
     if file is None:

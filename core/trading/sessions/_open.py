@@ -132,9 +132,8 @@ async def renew(
     refuse_in_clear(credentials, ring)
     _refuse_two_ends(policy, expires_at)
     if credentials is not None and ring is not None:
-        await keep_canary(
-            session, ring
-        )  # first, as in `open`: it may wait for another's, and must hold no session then
+        # First, as in `open`: it may wait for another's, and must hold no session then.
+        await keep_canary(session, ring)
     found = await locked(session, TradingSession.session_id == session_id)
     judge(found)
     changes: dict[str, Any] = {}
