@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
 import threading
@@ -119,7 +120,9 @@ def test_what_cannot_be_opened_is_refused_in_words(work: Work) -> None:
     assert "no encryption key" in refused(2, "trader", "--broker", "paper", "--credentials")
     keys = {"DATABASE__ENCRYPTION_KEYS": KEY}
     assert "no credentials" in refused(2, "trader", "--broker", "paper", "--credentials", **keys)
-    assert "No such option" in refused(2, "trader", "--broker", "paper", "--token", TOKEN) or True
+    assert "No such option" in refused(2, "trader", "--broker", "paper", "--token", TOKEN)
+    assert "given twice" in refused(2, "trader", "--broker", "paper", "--data", "a=1", "--data", "a=2")
+    assert "'api_key' looks like a secret" in refused(6, "trader", "--broker", "paper", "--data", f"api_key={TOKEN}")
 
     async def disable(session: Any) -> None:
         await session.execute(update(User).values(is_active=False))
@@ -157,13 +160,17 @@ def test_credentials_are_asked_for_unseen_on_a_terminal(work: Work) -> None:
             DATABASE__ENCRYPTION_KEYS=KEY,
         )
     assert (done.returncode, asked.call_count) == (0, 1), done.stderr
-    with mock.patch("getpass.getpass", side_effect=EOFError), mock.patch("sys.stdin", terminal):
-        done = panda(
-            *("session", "open", "trader", "--broker", "kite", "--credentials"),
-            url=work.url,
-            DATABASE__ENCRYPTION_KEYS=KEY,
-        )
-    assert (done.returncode, "no credentials were given" in done.stderr) == (2, True)
+    for end, code, words in (
+        (EOFError, 2, "\nerror: no credentials"),
+        (KeyboardInterrupt, 130, "\nerror: interrupted"),
+    ):
+        with mock.patch("getpass.getpass", side_effect=end), mock.patch("sys.stdin", terminal):
+            done = panda(
+                *("session", "open", "trader", "--broker", "kite", "--credentials"),
+                url=work.url,
+                DATABASE__ENCRYPTION_KEYS=KEY,
+            )
+        assert (done.returncode, done.stderr.startswith(words)) == (code, True), done.stderr
 
 
 def test_sessions_are_listed_and_revoked(work: Work) -> None:
@@ -311,6 +318,21 @@ def test_keys_are_verified_and_rotated(work: Work, tmp_path: Path) -> None:
     for words in (KEY, NEWER):
         secret = words.partition(":")[2]
         assert not any(secret in shown.stdout + shown.stderr for shown in (none, seen, done, alone))
+
+
+def test_an_interrupted_rotation_says_that_it_can_be_gone_on_with(work: Work) -> None:
+    work.open("--broker", "zerodha", "--credentials", stdin=TOKEN, DATABASE__ENCRYPTION_KEYS=KEY)
+
+    async def interrupted(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(5)
+
+    both = {"DATABASE__ENCRYPTION_KEYS": f"{NEWER},{KEY}"}
+    with mock.patch.object(sessions, "rotate", interrupted):
+        done = work.panda("keys", "rotate", **both)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "what is sealed anew stays so" in done.stderr and "interrupted" in done.stderr
+    said(work.panda("keys", "rotate", **both))
 
 
 def test_a_wrong_a_missing_key_and_a_damaged_envelope_are_told(work: Work) -> None:
