@@ -281,6 +281,16 @@ def test_lines_and_comments_of_a_file_of_keys_stay(tmp_path: Path) -> None:
     assert panda("keys", "generate", "--id", "", "--file", str(file)).returncode == 2
 
 
+def test_a_group_that_might_read_a_file_of_keys_still_may(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEY)
+    for before, after in ((0o640, 0o640), (0o660, 0o640), (0o600, 0o600), (0o666, 0o600), (0o644, 0o600)):
+        file.write_text(KEY)
+        file.chmod(before)
+        assert put_first(file, NEWER) == ("k2", "k1")
+        assert stat.S_IMODE(file.stat().st_mode) == after, oct(before)
+
+
 def test_keys_that_are_made_at_once_are_all_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     real, begun = Path.read_text, threading.Barrier(2, timeout=0.3)

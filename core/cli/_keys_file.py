@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -50,7 +51,7 @@ def _alone_in(folder: Path) -> Generator[None]:
 
 
 def _replace(place: Path, text: str) -> None:
-    """Of an owner who is not us the file stays theirs, where we may give it."""
+    """Of an owner who is not us the file stays theirs, where we may give it, and its group's if that alone might read it."""
     handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")  # 0600 from the first moment
     try:
         with os.fdopen(handle, "w") as out:
@@ -61,6 +62,8 @@ def _replace(place: Path, text: str) -> None:
             owner = place.stat()
             with contextlib.suppress(PermissionError):
                 os.chown(name, owner.st_uid, owner.st_gid)
+                if not owner.st_mode & stat.S_IROTH:
+                    Path(name).chmod(0o600 | (owner.st_mode & stat.S_IRGRP))
         Path(name).replace(place)
     except BaseException:  # whatever ends it, no half-written file of keys is left
         with contextlib.suppress(OSError):
