@@ -632,6 +632,33 @@ async def test_a_session_opened_by_a_clock_ahead_of_the_servers_can_be_ended(man
         await sessions.open(session, user_id=user_id, broker="zerodha")
 
 
+async def test_a_row_that_was_written_plainly_is_worked_with_by_its_id(manager, user_id):
+    async with manager.get_session() as session:
+        session.add(TradingSession(session_id="plain", user_id=user_id, session_data={"device": "desk"}))
+        started = datetime.now(UTC) - LATER
+        session.add(
+            TradingSession(
+                session_id="old", user_id=user_id, broker="kite", start_time=started, expires_at=started + LATER / 2
+            )
+        )
+        await session.commit()
+    async with manager.transaction() as session:
+        assert (await sessions.touch(session, session_id="plain")).last_seen_at is not None
+        assert (await sessions.renew(session, "plain", policy=FixedLifetime(LATER))).expires_at is not None
+        current = await sessions.active(session, user_id=user_id, broker="paper")
+        assert current is not None and current.session_id == "plain"
+        with pytest.raises(SessionExpired):
+            await sessions.touch(session, session_id="old")
+        assert {(info.session_id, info.state) for info in await sessions.find(session)} == {
+            ("plain", "active"),
+            ("old", "expired"),
+        }
+    assert [e.session_id for e in (await sessions.expire_due(manager)).expired] == ["old"]
+    async with manager.transaction() as session:
+        assert await sessions.revoke(session, session_id="plain")
+    assert {row.end_reason for row in (await stored(manager)).values()} == {"expired", "revoked"}
+
+
 async def test_what_ended_before_reasons_were_kept_has_ended(manager, user_id):
     made = await opened(manager, user_id)
     await change(manager, is_active=False, end_time=func.clock_timestamp())
