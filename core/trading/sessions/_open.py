@@ -100,16 +100,7 @@ async def open(  # noqa: A001 - read with its room: sessions.open
     )
     if credentials is not None and ring is not None:
         opened.credentials = seal_credentials(credentials, session_id=opened.session_id, ring=ring)
-    session.add(opened)
-    try:
-        await session.flush()
-    except UniqueViolation as fault:
-        if fault.constraint != _ONE_ACTIVE:
-            raise
-        # Whoever does not lock the user: a plain write to the table, or an opening that this transaction's snapshot is older than.
-        raise SerializationFailure(
-            "another session of this user with this broker was opened at the same moment", constraint=fault.constraint
-        ) from fault
+    await _store(session, opened)
     await tell(session, [*ended, SessionOpened(opened.session_id, user_id, broker, end)])
     return OpenedSession(opened, bearer)
 
@@ -125,8 +116,8 @@ async def renew(
 ) -> TradingSession:
     """Note what a broker's refresh has brought for a session that goes on: another end, other credentials, or both.
 
-    The end is that of a login at this moment by the server's clock (`policy`), or `expires_at`; it will be told again as it
-    nears. The caller commits. Raises what `open` raises of values and keys, and `SessionNotFound`, `SessionExpired` or
+    The end is that of a login at this moment by the server's clock (`policy`), or `expires_at`; one that is another than before
+    will be told as it nears. The caller commits. Raises what `open` raises of values and keys, and `SessionNotFound`, `SessionExpired` or
     `SessionRevoked`.
     """
     refuse_in_clear(credentials, ring)
@@ -154,6 +145,19 @@ async def renew(
     if "expires_at" in changes:
         await tell(session, [SessionRenewed(session_id, row.user_id, row.broker, row.expires_at)])
     return row
+
+
+async def _store(session: AsyncSession, opened: TradingSession) -> None:
+    session.add(opened)
+    try:
+        await session.flush()
+    except UniqueViolation as fault:
+        if fault.constraint != _ONE_ACTIVE:
+            raise
+        # Whoever does not lock the user: a plain write to the table, or an opening that this transaction's snapshot is older than.
+        raise SerializationFailure(
+            "another session of this user with this broker was opened at the same moment", constraint=fault.constraint
+        ) from fault
 
 
 def _refuse_two_ends(policy: ExpiryPolicy | None, expires_at: datetime | None) -> None:
