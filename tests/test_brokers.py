@@ -145,6 +145,17 @@ def test_a_fixed_lifetime_is_that_long(login: datetime, seconds: int) -> None:
 # Reading them
 
 
+@pytest.mark.parametrize("lifetime", [timedelta(0), timedelta(seconds=-1), timedelta(days=3_661), timedelta.max])
+def test_no_login_lasts_no_time_or_for_ever_by_a_number(lifetime: timedelta) -> None:
+    with pytest.raises(ValueError, match="ten years"):
+        FixedLifetime(lifetime)
+
+
+def test_the_time_of_a_daily_end_is_of_its_zones_clocks() -> None:
+    with pytest.raises(ValueError, match="no zone of its own"):
+        DailyExpiry(time(6, tzinfo=UTC), ZoneInfo("Asia/Kolkata"))
+
+
 def test_the_default_has_the_brokers_that_there_are() -> None:
     found = parse_brokers(DEFAULT_BROKERS)
     assert {name: str(policy) for name, policy in found.items()} == {

@@ -5,8 +5,11 @@ import contextlib
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from unittest import mock
 import pytest
 from sqlalchemy import update
 
+from core.cli._keys_file import put_first
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
 from core.database.models import TradingSession, User
@@ -116,7 +120,9 @@ def test_what_cannot_be_opened_is_refused_in_words(work: Work) -> None:
     assert "no encryption key" in refused(2, "trader", "--broker", "paper", "--credentials")
     keys = {"DATABASE__ENCRYPTION_KEYS": KEY}
     assert "no credentials" in refused(2, "trader", "--broker", "paper", "--credentials", **keys)
-    assert "No such option" in refused(2, "trader", "--broker", "paper", "--token", TOKEN) or True
+    assert "No such option" in refused(2, "trader", "--broker", "paper", "--token", TOKEN)
+    assert "given twice" in refused(2, "trader", "--broker", "paper", "--data", "a=1", "--data", "a=2")
+    assert "'api_key' looks like a secret" in refused(6, "trader", "--broker", "paper", "--data", f"api_key={TOKEN}")
 
     async def disable(session: Any) -> None:
         await session.execute(update(User).values(is_active=False))
@@ -154,13 +160,17 @@ def test_credentials_are_asked_for_unseen_on_a_terminal(work: Work) -> None:
             DATABASE__ENCRYPTION_KEYS=KEY,
         )
     assert (done.returncode, asked.call_count) == (0, 1), done.stderr
-    with mock.patch("getpass.getpass", side_effect=EOFError), mock.patch("sys.stdin", terminal):
-        done = panda(
-            *("session", "open", "trader", "--broker", "kite", "--credentials"),
-            url=work.url,
-            DATABASE__ENCRYPTION_KEYS=KEY,
-        )
-    assert (done.returncode, "no credentials were given" in done.stderr) == (2, True)
+    for end, code, words in (
+        (EOFError, 2, "\nerror: no credentials"),
+        (KeyboardInterrupt, 130, "\nerror: interrupted"),
+    ):
+        with mock.patch("getpass.getpass", side_effect=end), mock.patch("sys.stdin", terminal):
+            done = panda(
+                *("session", "open", "trader", "--broker", "kite", "--credentials"),
+                url=work.url,
+                DATABASE__ENCRYPTION_KEYS=KEY,
+            )
+        assert (done.returncode, done.stderr.startswith(words)) == (code, True), done.stderr
 
 
 def test_sessions_are_listed_and_revoked(work: Work) -> None:
@@ -260,6 +270,43 @@ def test_a_file_of_keys_is_changed_whole_or_not_at_all(tmp_path: Path) -> None:
     assert link.is_symlink() and KeyRing.parse(file.read_text().strip()).key_ids == ("k2", "k1")
 
 
+def test_lines_and_comments_of_a_file_of_keys_stay(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    for number, text in enumerate((f"# ours\n{KEY}  # since Monday\n", f"{KEY}\n{NEWER}", "# ours")):
+        file.write_text(text)
+        done = panda("keys", "generate", "--id", "k9", "--file", str(file))
+        assert (done.returncode, file.read_text().split("\n", 1)[1]) == (0, f"{text.strip()}\n"), done.stderr
+        assert KeyRing.parse(file.read_text()).key_ids == (("k9", "k1"), ("k9", "k1", "k2"), ("k9",))[number]
+        assert panda("keys", "generate", "--id", "k9", "--file", str(file)).returncode == 6
+    assert panda("keys", "generate", "--id", "", "--file", str(file)).returncode == 2
+
+
+def test_a_group_that_might_read_a_file_of_keys_still_may(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEY)
+    for before, after in ((0o640, 0o640), (0o660, 0o640), (0o600, 0o600), (0o666, 0o600), (0o644, 0o600)):
+        file.write_text(KEY)
+        file.chmod(before)
+        assert put_first(file, NEWER) == ("k2", "k1")
+        assert stat.S_IMODE(file.stat().st_mode) == after, oct(before)
+
+
+def test_keys_that_are_made_at_once_are_all_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    real, begun = Path.read_text, threading.Barrier(2, timeout=0.3)
+
+    def read_text(path: Path, *arguments: Any, **options: Any) -> str:
+        text = real(path, *arguments, **options)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            begun.wait()  # who is alone in it waits in vain
+        return text
+
+    file.write_text(KEY)
+    with mock.patch.object(Path, "read_text", read_text), ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: put_first(file, f"{name}:{KeyRing.generate_key()}"), ("k3", "k4")))
+    assert set(KeyRing.parse(file.read_text()).key_ids) == {"k1", "k3", "k4"}
+
+
 def test_keys_are_verified_and_rotated(work: Work, tmp_path: Path) -> None:
     none = work.panda("keys", "verify")
     assert (none.returncode, "panda keys generate" in none.stderr) == (2, True)
@@ -281,6 +328,21 @@ def test_keys_are_verified_and_rotated(work: Work, tmp_path: Path) -> None:
     for words in (KEY, NEWER):
         secret = words.partition(":")[2]
         assert not any(secret in shown.stdout + shown.stderr for shown in (none, seen, done, alone))
+
+
+def test_an_interrupted_rotation_says_that_it_can_be_gone_on_with(work: Work) -> None:
+    work.open("--broker", "zerodha", "--credentials", stdin=TOKEN, DATABASE__ENCRYPTION_KEYS=KEY)
+
+    async def interrupted(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(5)
+
+    both = {"DATABASE__ENCRYPTION_KEYS": f"{NEWER},{KEY}"}
+    with mock.patch.object(sessions, "rotate", interrupted):
+        done = work.panda("keys", "rotate", **both)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "what is sealed anew stays so" in done.stderr and "interrupted" in done.stderr
+    said(work.panda("keys", "rotate", **both))
 
 
 def test_a_wrong_a_missing_key_and_a_damaged_envelope_are_told(work: Work) -> None:

@@ -158,6 +158,29 @@ def test_keys_are_made_and_parsed() -> None:
     assert KeyRing.parse(f"old:{second}").open(KeyRing.parse(f"old:{second}").seal(b"x", **PLACE), **PLACE) == b"x"
 
 
+TEXT = base64.b64encode(FIRST).decode()
+
+
+def test_a_file_of_keys_may_have_a_line_for_each_and_comments() -> None:
+    first, second, third = (KeyRing.generate_key() for _ in range(3))
+    text = f"# ours\r\n\r\nk3:{third}  # since Monday\r\n k2:{second},\n\n#k9:{first}\nk1:{first}\n# the end"
+    assert KeyRing.parse(text).key_ids == ("k3", "k2", "k1")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"k1:{TEXT}\nk2:typed", "key 2 of 2 is not base64"),
+        (f"k1:{TEXT},k2", "key 2 of 2 is not written id:base64"),
+        (f"k1:{TEXT}\n\nk1:{TEXT}", "key 2 of 2 has the id of one before it"),
+        ("# k1:none\n", "there is no key"),
+    ],
+)
+def test_which_key_is_none_is_told(text: str, words: str) -> None:
+    with pytest.raises(InvalidKey, match=words):
+        KeyRing.parse(text)
+
+
 WRONG = [
     "",
     ",",
@@ -173,6 +196,8 @@ WRONG = [
     f"k1:{base64.b64encode(FIRST).decode()},k1:{base64.b64encode(SECOND).decode()}",
     f"k1:{base64.b64encode(FIRST).decode()},k2:{base64.b64encode(FIRST).decode()}",
     f"k1:{base64.b64encode(FIRST).decode()},",
+    f"k1:{base64.b64encode(FIRST).decode()},,\nk2:{base64.b64encode(SECOND).decode()}",
+    f"#k1:{base64.b64encode(FIRST).decode()}",
 ]
 
 

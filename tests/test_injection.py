@@ -993,7 +993,8 @@ async def test_hostile_notifications_stop_no_feed(ground: Ground) -> None:
             told = [event async for event in _until(watch, made.session_id)]
             assert (await change).strategy_id == "other"
         assert watch.health()["status"] == "fresh"
-    assert [event.session_id for event in told] == ["s", made.session_id]
+    # One forged word could be ours: it is told, and taken back by the round that finds no such session.
+    assert told[0].session_id == "s" and {event.session_id for event in told} == {"s", made.session_id}
 
 
 async def _until(watch: sessions.SessionWatch, session_id: str) -> AsyncIterator[sessions.SessionEvent]:

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.config.options import Timeouts
+from core.config.options import RetryOptions, Timeouts
 from core.database.canaries import check_ring, keep_canary
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
@@ -34,7 +34,7 @@ from core.database.errors import (
 from core.database.models import EncryptionCanary, TradingSession
 from core.testing import make_user
 from core.trading import sessions
-from core.trading.sessions import RotationReport
+from core.trading.sessions import RotationReport, SessionRevoked
 from tests.test_trading_sessions import opened
 
 ROUNDS = int(os.environ.get("PANDA_SOAK_ROUNDS", "2"))
@@ -176,6 +176,33 @@ async def test_a_wrong_key_is_refused_before_anything_is_written(manager, user_i
     assert {key: after[key].credentials for key in before} == before
 
 
+@pytest.mark.parametrize("way", ["rotate", "renew"])
+async def test_who_opens_a_keys_first_session_and_who_seals_anew_do_not_wait_for_each_other(
+    manager, user_id, database_url, way
+):
+    """Both want the session's row and the new key's canary: in one order, so that nobody is the victim of a deadlock."""
+    made = await opened(manager, user_id, credentials="x", ring=OLD)
+
+    async def seal() -> None:
+        if way == "rotate":
+            once = RetryOptions(max_attempts=1)  # who is a victim says so
+            async with DatabaseManager(database_url, "testing", "migrations_only", retry=once) as other:
+                assert (await sessions.rotate(other, BOTH)).is_whole
+            return
+        with pytest.raises(SessionRevoked):
+            async with manager.transaction() as session:
+                await sessions.renew(session, made.session.session_id, credentials="y", ring=NEW)
+
+    async with manager.get_session() as opening:
+        await keep_canary(opening, NEW)
+        sealing = asyncio.create_task(seal())
+        await asyncio.sleep(0.3)
+        await sessions.open(opening, user_id=user_id, broker="zerodha", credentials="z", ring=NEW)
+        await opening.commit()
+    await sealing
+    assert (await sessions.verify(manager, NEW, deep=True)).opened == 1
+
+
 async def test_a_row_that_another_holds_is_come_back_to(manager, user_id):
     await fill(manager, user_id, 6)
     async with manager.get_session() as other:
@@ -224,13 +251,13 @@ async def test_a_batch_that_fails_for_a_moment_is_done_again(manager, user_id, m
 
     async def failing(session: AsyncSession, keys: KeyRing) -> None:
         calls["canary"] += 1
-        if calls["canary"] == 2:
+        if calls["canary"] == 3:
             raise DeadlockDetected("deadlock")
         await real(session, keys)
 
     monkeypatch.setattr("core.trading.sessions._rotation.keep_canary", failing)
     report = await sessions.rotate(manager, BOTH, batch=3)
-    assert (report.rotated, calls["canary"], await opens(manager, NEW)) == (6, 3, 6)
+    assert (report.rotated, calls["canary"], await opens(manager, NEW)) == (6, 4, 6)
 
 
 async def test_a_cancelled_rotation_loses_nothing_and_the_next_goes_on(manager, user_id):

@@ -529,7 +529,11 @@ async def test_no_refusal_of_a_session_tells_its_bearer_or_credentials(database_
             lambda s: sessions.touch(s, bearer=ended.bearer),
             lambda s: sessions.touch(s, bearer=made.bearer, session_id=key),
             lambda s: sessions.end(s, bearer=made.bearer, session_id=key),
-            lambda s: sessions.revoke(s, bearer=made.bearer + "\0"),
+            lambda s: sessions.touch(s, bearer=made.bearer + "\0"),
+            lambda s: sessions.open(s, user_id=owner, broker="kite", session_data={"note": made.bearer}),
+            lambda s: sessions.open(
+                s, user_id=owner, broker="kite", session_data={word: {word: word}}, credentials=word, ring=ring
+            ),
             lambda s: sessions.renew(s, key, credentials=word),
             lambda s: sessions.renew(s, word, credentials=word, ring=ring),
             lambda s: sessions.renew(s, key, credentials=word, ring=ring, expires_at=past),

@@ -1,10 +1,13 @@
 """Trading sessions on a real server: opened, taken up again, ended; whose clock counts; what each refusal says."""
 
 import asyncio
+import contextlib
 import copy
+import functools
 import itertools
 import pickle
 import re
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
@@ -14,31 +17,41 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 from sqlalchemy import event, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.brokers import DailyExpiry, FixedLifetime, NoExpiry
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
 from core.database.errors import (
+    CommitOutcomeUnknown,
     ConfigurationError,
     ConnectionFailed,
+    ConnectionLost,
     EnvelopeTampered,
     ForeignKeyViolation,
+    HostUnreachable,
     InvalidInput,
     InvalidKey,
     PandaDatabaseError,
+    ReadOnlyViolation,
+    SerializationFailure,
 )
 from core.database.models import TradingSession, User
+from core.database.notify import Listener
 from core.testing import make_user
 from core.trading import sessions
 from core.trading.sessions import (
     OpenedSession,
     SessionExpired,
     SessionNotFound,
+    SessionOpened,
     SessionRevoked,
     TradingSessionError,
     UserDisabled,
 )
 from core.trading.sessions._bearer import bearer_hash, new_bearer
+from core.trading.sessions._events import CHANNEL, read
+from tests.cluster.proxy import fault_proxy
 
 LATER = timedelta(hours=8)
 
@@ -177,6 +190,81 @@ async def test_of_many_that_open_at_once_the_last_stays_active_and_they_follow_o
         assert row.end_time == following.start_time, "who waited for the lock begins when the lock was had"
 
 
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+async def test_whoever_opens_at_the_same_moment_is_replaced_and_not_in_the_way(manager, user_id, level):
+    """A plain write takes no lock on the user, and a snapshot does not see it: the unit of work is run again."""
+
+    async def work(session: AsyncSession) -> OpenedSession:
+        return await sessions.open(session, user_id=user_id, broker="paper")
+
+    run = functools.partial(manager.run_transaction, work, isolation_level=level, max_attempts=30)
+    async with manager.get_session() as plain:
+        plain.add(TradingSession(session_id="plain", user_id=user_id))
+        await plain.flush()
+        opening = asyncio.create_task(run())
+        await asyncio.sleep(0.1)
+        await plain.commit()
+    first = await opening
+    made = await asyncio.gather(*(run() for _ in range(4)))
+    rows = await stored(manager)
+    assert rows["plain"].end_reason == rows[first.session.session_id].end_reason == "replaced"
+    assert sum(rows[item.session.session_id].is_active for item in made) == 1
+    async with manager.get_session() as plain:
+        plain.add(TradingSession(session_id="late", user_id=user_id, broker="kite"))
+        await plain.flush()
+        opening = asyncio.create_task(opened(manager, user_id, "kite"))
+        await asyncio.sleep(0.1)
+        await plain.commit()
+    with pytest.raises(SerializationFailure, match="opened at the same moment") as caught:
+        await opening
+    assert caught.value.retryable
+
+
+@pytest.mark.builtin_server(reason="the proxy must see the COMMIT that it loses, and TLS hides it")
+async def test_who_does_not_know_whether_it_was_opened_opens_again(manager, user_id, database_url):
+    """Nobody ever learns the first one's bearer; it is never run again unasked, and the second takes its place."""
+    attempts: list[OpenedSession] = []
+    async with fault_proxy(database_url) as proxy, DatabaseManager(proxy.url, "testing", "migrations_only") as far:
+
+        async def work(session: AsyncSession) -> OpenedSession:
+            attempts.append(await sessions.open(session, user_id=user_id, broker="kite", policy=FixedLifetime(LATER)))
+            return attempts[-1]
+
+        proxy.lose_commit_reply = True
+        with pytest.raises(CommitOutcomeUnknown):
+            await far.run_transaction(work)
+        proxy.lose_commit_reply = False
+        assert len(attempts) == 1
+        again = await far.run_transaction(work)
+    rows = await stored(manager)
+    first = attempts[0].session.session_id
+    assert {key: row.end_reason for key, row in rows.items()} == {first: "replaced", again.session.session_id: None}
+    async with manager.get_session(read_only=True) as session:
+        assert await sessions.resume(session, again.bearer)
+
+
+async def test_an_opening_that_is_rolled_back_leaves_the_old_one_as_it_was(manager, user_id):
+    ring = KeyRing.parse(f"k1:{KeyRing.generate_key()}")
+    old = await opened(manager, user_id, credentials="token", ring=ring)
+    heard: list[Any] = []
+    async with Listener(manager.engine, [CHANNEL]) as listener:
+        events = aiter(listener)
+        await anext(events)
+        async with manager.get_session() as session:
+            await sessions.open(session, user_id=user_id, broker="zerodha", credentials="newer", ring=ring)
+            await session.rollback()
+        async with manager.transaction() as session:
+            with contextlib.suppress(InvalidInput):
+                async with session.begin_nested():
+                    await sessions.open(session, user_id=user_id, broker="zerodha")
+                    raise InvalidInput("what came after it")
+            current = await sessions.resume(session, old.bearer)
+            assert sessions.credentials_of(current, ring=ring) == "token"
+        await opened(manager, user_id, "paper")
+        heard.append(await anext(events))
+    assert [read(item.payload) for item in heard] == [SessionOpened(mock.ANY, user_id, "paper", None)]
+
+
 async def test_who_waits_to_open_begins_when_the_wait_is_over(manager, user_id):
     async with manager.get_session() as first:
         await sessions.open(first, user_id=user_id, broker="zerodha")
@@ -285,6 +373,54 @@ async def test_never_there_expired_ended_and_no_database_are_four_errors(manager
         async with away, away.get_session(read_only=True) as session:
             await sessions.resume(session, made.bearer)
     assert not issubclass(ConnectionFailed, TradingSessionError)
+
+
+WAYS: dict[str, Callable[[AsyncSession, OpenedSession], Any]] = {
+    "resume": lambda session, made: sessions.resume(session, made.bearer),
+    "touch": lambda session, made: sessions.touch(session, bearer=made.bearer, every=timedelta(0)),
+    "renew": lambda session, made: sessions.renew(session, made.session.session_id, policy=NoExpiry()),
+    "end": lambda session, made: sessions.end(session, bearer=made.bearer),
+    "revoke": lambda session, made: sessions.revoke(session, session_id=made.session.session_id),
+}
+
+
+async def outcome(manager: DatabaseManager, way: str, made: OpenedSession, *, read_only: bool = False) -> Any:
+    """Its class where it raises, with a text that names what to do and not the bearer."""
+    try:
+        async with manager.get_session(read_only=read_only) as session:
+            done = await WAYS[way](session, made)
+    except PandaDatabaseError as error:
+        assert error.hint and made.bearer not in "".join(traceback.format_exception(error))
+        return type(error)
+    return done if isinstance(done, bool) else type(done)
+
+
+async def test_by_every_way_each_state_has_its_own_answer(manager, user_id, database_url):
+    """Nothing is committed between, so that each way meets the session in the same state."""
+    made = await opened(manager, user_id)
+    never = OpenedSession(TradingSession(session_id="never"), new_bearer())
+
+    async def answers(item: OpenedSession = made, on: DatabaseManager = manager, **options: bool) -> list[Any]:
+        return [await outcome(on, way, item, **options) for way in WAYS]
+
+    assert await answers() == [TradingSession] * 3 + [True, True]
+    assert await answers(read_only=True) == [TradingSession, *[ReadOnlyViolation] * 4]
+    assert await answers(never) == [SessionNotFound] * 3 + [False, False]
+    await change(manager, start_time=func.clock_timestamp() - LATER, expires_at=func.clock_timestamp())
+    assert await answers() == [SessionExpired] * 3 + [True, True], "that it has expired is noted by who ends it"
+    await sessions.expire_due(manager)
+    assert await answers() == [SessionExpired] * 3 + [False, False]
+    async with manager.transaction() as session:
+        await session.execute(update(User).values(is_active=False))
+    assert await answers() == [SessionExpired] * 3 + [False, False]
+    await change(manager, is_active=True, end_time=None, end_reason=None, expires_at=None)
+    assert await answers() == [SessionRevoked] * 3 + [True, True], "the user is disabled"
+    await change(manager, is_active=False, end_time=func.clock_timestamp(), end_reason="replaced")
+    assert await answers() == [SessionRevoked] * 3 + [False, False]
+    async with contextlib.AsyncExitStack() as stack:
+        async with fault_proxy(database_url) as proxy:
+            far = await stack.enter_async_context(DatabaseManager(proxy.url, "testing", "migrations_only"))
+        assert set(await answers(on=far)) <= {HostUnreachable, ConnectionLost}, "the database has gone"
 
 
 def test_the_errors_pickle_with_what_they_know():
@@ -422,6 +558,23 @@ async def test_touching_while_the_session_is_ended_says_so(manager, user_id):
             await waiting
 
 
+async def test_touching_never_goes_on_with_what_expires_while_it_waits(manager, user_id):
+    made = await opened(manager, user_id, policy=FixedLifetime(timedelta(milliseconds=300)))
+    async with manager.get_session() as holding:
+        await holding.execute(select(TradingSession).with_for_update())
+
+        async def touch() -> None:
+            async with manager.transaction() as session:
+                await sessions.touch(session, bearer=made.bearer)
+
+        waiting = asyncio.create_task(touch())
+        await asyncio.sleep(0.4)
+        assert not waiting.done()
+    with pytest.raises(SessionExpired):
+        await waiting
+    assert (await stored(manager))[made.session.session_id].last_seen_at is None
+
+
 # Ending
 
 
@@ -431,6 +584,7 @@ async def test_a_session_ends_once(manager, user_id):
         assert await sessions.end(session, session_id=made.session.session_id)
         assert not await sessions.end(session, bearer=made.bearer)
         assert not await sessions.revoke(session, session_id="unknown")
+        assert not await sessions.end(session, bearer="what is no bearer")
         assert await sessions.active(session, user_id=user_id, broker="zerodha") is None
     (row,) = (await stored(manager)).values()
     assert row.end_time is not None and row.end_time >= row.start_time and row.end_reason == "ended"
@@ -478,6 +632,33 @@ async def test_a_session_opened_by_a_clock_ahead_of_the_servers_can_be_ended(man
         await sessions.open(session, user_id=user_id, broker="zerodha")
 
 
+async def test_a_row_that_was_written_plainly_is_worked_with_by_its_id(manager, user_id):
+    async with manager.get_session() as session:
+        session.add(TradingSession(session_id="plain", user_id=user_id, session_data={"device": "desk"}))
+        started = datetime.now(UTC) - LATER
+        session.add(
+            TradingSession(
+                session_id="old", user_id=user_id, broker="kite", start_time=started, expires_at=started + LATER / 2
+            )
+        )
+        await session.commit()
+    async with manager.transaction() as session:
+        assert (await sessions.touch(session, session_id="plain")).last_seen_at is not None
+        assert (await sessions.renew(session, "plain", policy=FixedLifetime(LATER))).expires_at is not None
+        current = await sessions.active(session, user_id=user_id, broker="paper")
+        assert current is not None and current.session_id == "plain"
+        with pytest.raises(SessionExpired):
+            await sessions.touch(session, session_id="old")
+        assert {(info.session_id, info.state) for info in await sessions.find(session)} == {
+            ("plain", "active"),
+            ("old", "expired"),
+        }
+    assert [e.session_id for e in (await sessions.expire_due(manager)).expired] == ["old"]
+    async with manager.transaction() as session:
+        assert await sessions.revoke(session, session_id="plain")
+    assert {row.end_reason for row in (await stored(manager)).values()} == {"expired", "revoked"}
+
+
 async def test_what_ended_before_reasons_were_kept_has_ended(manager, user_id):
     made = await opened(manager, user_id)
     await change(manager, is_active=False, end_time=func.clock_timestamp())
@@ -488,6 +669,32 @@ async def test_what_ended_before_reasons_were_kept_has_ended(manager, user_id):
 
 
 # Credentials
+
+
+@pytest.mark.parametrize(
+    ("notes", "named"),
+    [
+        ({"access_token": "x"}, "access_token"), ({"kite": {"apiSecret": "x"}}, "kite.apiSecret"),
+        ({"tokens": [None, {"of": "x"}]}, "tokens.of"), ({"a": ["x", "Bearer the-broker-token"]}, "a"),
+        ({"the-broker-token": 1}, "a name"), ({"n": {"x the-broker-token": 1}}, "n"),
+        ({"resume": new_bearer()}, "resume"), ({"n": {new_bearer(): 1}}, "n"),
+    ],
+)  # fmt: skip
+async def test_what_looks_like_a_secret_is_refused_among_the_notes(manager, user_id, notes, named):
+    ring = KeyRing.parse(f"k1:{KeyRing.generate_key()}")
+    with pytest.raises(InvalidInput, match="looks like a secret") as caught:
+        await opened(manager, user_id, session_data=notes, credentials="the-broker-token", ring=ring)
+    told = str(caught.value)
+    assert f"'{named}'" in told and "the-broker-token" not in told and "panda_session_" not in told
+    assert not await stored(manager)
+
+
+async def test_what_only_sounds_like_a_secret_stands_among_the_notes(manager, user_id):
+    notes = {"instrument_token": 256265, "instrument_tokens": ["x"], "has_token": True, "token_count": 3, "password": "",
+             "token_expires_at": "06:00", "secrets": [], "tokens": [1, None], "device": "ring"}  # fmt: skip
+    ring = KeyRing.parse(f"k1:{KeyRing.generate_key()}")
+    made = await opened(manager, user_id, session_data=notes, credentials="ring", ring=ring)
+    assert made.session.session_data.root == notes
 
 
 async def test_credentials_are_stored_sealed_for_their_row_and_erased_at_the_end(manager, user_id):
@@ -518,7 +725,7 @@ async def test_a_refresh_brings_new_credentials_and_another_end(manager, user_id
         )
         assert sessions.credentials_of(row, ring=ring) == "new"
         assert row.expires_at is not None and row.expires_at > made.session.start_time + LATER
-        assert row.expiry_told_at is None, "the new end will be told as it nears"
+        assert row.told_expiry != row.expires_at, "the new end will be told as it nears"
         refused: list[tuple[dict[str, Any], type[PandaDatabaseError]]] = [
             ({}, ConfigurationError),
             ({"credentials": "x"}, ConfigurationError),

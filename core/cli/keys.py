@@ -49,7 +49,7 @@ def generate(out: Output, *, key_id: KeyId = None, file: File = None) -> None:
     from core.cli._keys_file import put_first
     from core.database.encryption import KeyRing
 
-    chosen = key_id or f"k{datetime.now(UTC):%Y-%m-%d}"
+    chosen = key_id if key_id is not None else f"k{datetime.now(UTC):%Y-%m-%d}"
     new = f"{chosen}:{KeyRing.generate_key()}"
     KeyRing.parse(new)
     if file is None:
@@ -109,6 +109,8 @@ def rotate(out: Output, *, batch: Batch = 500, pause: Pause = 0, wait: Wait = 60
     before the old ones; then rotate; then take the old ones away. Exit code 1 if something did not open, 5 if rows were
     locked by others all the while.
     """
+    import asyncio
+
     from core.cli._database import connected, run, settings_in_force
     from core.cli._failure import LOCKED
     from core.trading import sessions
@@ -118,8 +120,14 @@ def rotate(out: Output, *, batch: Batch = 500, pause: Pause = 0, wait: Wait = 60
 
     async def work() -> "RotationReport":
         async with connected(settings, out, verify=True) as manager:
-            with _progress(out) as progress:
-                return await sessions.rotate(manager, ring, batch=batch, pause=pause, patience=wait, progress=progress)
+            try:
+                with _progress(out) as progress:
+                    return await sessions.rotate(
+                        manager, ring, batch=batch, pause=pause, patience=wait, progress=progress
+                    )
+            except asyncio.CancelledError:  # Ctrl-C
+                out.note("what is sealed anew stays so; the same again does the rest")
+                raise
 
     report = run(work())
     rate = report.rotated / max(report.seconds, 1e-9)

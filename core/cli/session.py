@@ -1,6 +1,5 @@
 """`panda session ...`: users' sessions with their brokers."""
 
-import contextlib
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -250,6 +249,8 @@ def _notes(given: list[str] | None) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise CommandError(f"{text!r} is no note", hint="Write --data device=desk-4.", code=USAGE)
+        if key in notes:
+            raise CommandError(f"the note {key!r} is given twice", code=USAGE)
         notes[key] = value
     return notes
 
@@ -265,8 +266,12 @@ def _secret(settings: "Settings") -> "tuple[str, KeyRing]":
     if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - so it is after `<&-`
         pass
     elif sys.stdin.isatty():
-        with contextlib.suppress(EOFError):
+        try:
             secret = getpass.getpass("Credentials (not shown): ")
+        except (EOFError, KeyboardInterrupt) as end:
+            print(file=sys.stderr)  # the line of the question is still open
+            if isinstance(end, KeyboardInterrupt):
+                raise
     else:
         secret = sys.stdin.read().rstrip("\r\n")
     if not secret:

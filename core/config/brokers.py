@@ -33,6 +33,10 @@ class DailyExpiry:
     at: time
     zone: ZoneInfo
 
+    def __post_init__(self) -> None:
+        if self.at.tzinfo is not None:
+            raise ValueError("the time of the day is one of the clocks in `zone`, and has no zone of its own")
+
     def expires_at(self, login: datetime) -> datetime:
         """In UTC, after `login`, which is aware.
 
@@ -73,6 +77,10 @@ class FixedLifetime:
     """Every login ends a fixed time after it began."""
 
     lifetime: timedelta
+
+    def __post_init__(self) -> None:
+        if not timedelta(0) < self.lifetime <= _LONGEST:
+            raise ValueError("a login lasts longer than no time and no longer than ten years")
 
     def expires_at(self, login: datetime) -> datetime:
         """In UTC."""

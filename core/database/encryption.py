@@ -72,18 +72,23 @@ class KeyRing:
     @classmethod
     @forgets
     def parse(cls, text: str) -> Self:
-        """A ring from `id:base64,id:base64,...`, each key 32 bytes; the first is active. Raises `InvalidKey`."""
+        """A ring from `id:base64,id:base64,...`, each key 32 bytes; the first is active. Raises `InvalidKey`.
+
+        They may stand in several lines, and what follows a `#` is a comment.
+        """
         keys: dict[str, bytes] = {}
         first = None
-        for entry in text.split(","):
+        entries = _entries(text)
+        for number, entry in enumerate(entries, 1):
+            this = f"key {number} of {len(entries)}"
             key_id, colon, encoded = entry.strip().partition(":")
             if not colon:
-                raise InvalidKey("a key is written id:base64")
+                raise InvalidKey(f"{this} is not written id:base64")
             if key_id in keys:
-                raise InvalidKey("two keys have the same id")
+                raise InvalidKey(f"{this} has the id of one before it")
             key = _decoded(encoded)
             if key is None:
-                raise InvalidKey("a key is not base64")
+                raise InvalidKey(f"{this} is not base64")
             keys[key_id] = key
             first = first or key_id
         return cls(keys, active=first or "")
@@ -185,6 +190,14 @@ def refuse_guessed_keys(ring: KeyRing, environment: Environment) -> None:
             hint="Put a random one of its own id first in DATABASE__ENCRYPTION_KEYS: openssl rand -base64 32. The old one"
             " stays behind it until nothing is sealed by it.",
         )
+
+
+def _entries(text: str) -> list[str]:
+    """What stands between the commas and the ends of lines; a comma may stand before the end of a line that others follow."""
+    lines = [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
+    if not lines:
+        raise InvalidKey("there is no key")
+    return ",".join([*(line.removesuffix(",") for line in lines[:-1]), lines[-1]]).split(",")
 
 
 def _decoded(key: str) -> bytes | None:

@@ -147,8 +147,8 @@ class TradingSession(Base):
     bearer_hash: Mapped[bytes | None] = mapped_column(Bytes(_DIGEST_BYTES))
     end_reason: Mapped[str | None] = mapped_column(Text())
     last_seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
-    expiry_told_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
-    """When it was told that the session is about to expire."""
+    told_expiry: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    """The `expires_at` of which it was told that it nears: whoever sets another, by whatever way, has that one told too."""
 
     user: Mapped[User] = relationship(lazy="raise")
 
@@ -168,7 +168,7 @@ class TradingSession(Base):
             name="end_reason",
         ),
         instant_check("last_seen_at"),
-        instant_check("expiry_told_at"),
+        instant_check("told_expiry"),
         CheckConstraint(
             rf"substring(credentials, 1, 1) = '\x01' AND octet_length(credentials) BETWEEN 31 AND {ENVELOPE_MAX_BYTES}",
             name="credentials",

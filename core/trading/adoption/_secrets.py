@@ -1,12 +1,10 @@
 """What is secret in a session's notes. The original kept the broker's access token there in the open."""
 
-import re
 from typing import Any, cast
 
 from core.database.types import strict_json_dumps
+from core.trading._secret_names import is_secret_name
 
-_SECRET = re.compile(r"token|secret|passw|api_?key|credential|authori[sz]ation|cookie|private_?key", re.IGNORECASE)
-_HARMLESS = re.compile(r"(instrument|exchange)_?tokens?|.*_(expiry|expires|expires_at|expires_in|type)", re.IGNORECASE)
 _ACCESS_TOKEN = "access_token"  # noqa: S105 - a name
 
 
@@ -39,7 +37,7 @@ def _without(value: Any, path: str, found: dict[str, Any]) -> Any:
     kept: dict[str, Any] = {}
     for key, member in cast("dict[str, Any]", value).items():
         here = f"{path}.{key}" if path else key
-        if _SECRET.search(key) and not _HARMLESS.fullmatch(key):
+        if is_secret_name(key):
             if member not in (None, "", [], {}):
                 found[here] = member
         else:

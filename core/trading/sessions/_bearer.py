@@ -24,3 +24,8 @@ def bearer_hash(bearer: object) -> bytes | None:
     if not isinstance(bearer, str) or _FORM.fullmatch(bearer) is None:
         return None
     return hashlib.sha256(bearer.encode()).digest()
+
+
+def holds_bearer(text: str) -> bool:
+    """Whether a bearer of ours stands in it."""
+    return _FORM.search(text) is not None

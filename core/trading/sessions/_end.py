@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.models import TradingSession
-from core.trading.sessions._errors import RevokedReason
+from core.trading.sessions._errors import RevokedReason, SessionNotFound
 from core.trading.sessions._events import SessionEnded, tell
 from core.trading.sessions._standing import locked, locked_user, the_one
 
@@ -14,7 +14,8 @@ from core.trading.sessions._standing import locked, locked_user, the_one
 async def end(session: AsyncSession, *, session_id: str | None = None, bearer: str | None = None) -> bool:
     """The user logs out: end the session of that id or bearer, and erase its credentials. The caller commits.
 
-    False if there is none or it has ended before, so that it may be done twice. One that has expired ends as expired.
+    False if there is none or it has ended before, so that it may be done twice. One that has expired ends as expired. What is
+    no bearer at all has no session either.
     """
     return await _end_one(session, session_id, bearer, "ended")
 
@@ -61,7 +62,11 @@ async def end_where(
 
 
 async def _end_one(session: AsyncSession, session_id: str | None, bearer: str | None, reason: RevokedReason) -> bool:
-    found = await locked(session, the_one(bearer, session_id))
+    try:
+        which = the_one(bearer, session_id)
+    except SessionNotFound:
+        return False
+    found = await locked(session, which)
     if found is None or not found.is_active:
         return False
     ended = await end_where(session, TradingSession.session_id == found.session_id, found.now, reason)

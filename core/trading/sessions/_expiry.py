@@ -13,9 +13,10 @@ from core.database.models import TradingSession
 from core.database.types import UtcDateTime
 from core.trading.sessions._end import end_where
 from core.trading.sessions._events import SessionEnded, SessionExpiring, tell
-from core.trading.sessions._standing import one_of, server_clock
+from core.trading.sessions._standing import one_of, server_clock, untold
 
 WARN_BEFORE = timedelta(minutes=30)
+_LONGEST_WARNING = timedelta(days=366)
 _BATCH = 500
 _NOW = sa.func.statement_timestamp(type_=UtcDateTime())
 """The server's clock in a form that an index is searched by, which `clock_timestamp()` is not."""
@@ -58,8 +59,8 @@ async def expire_due(
     Owns its transactions, one for each `batch` of rows, and tells listeners in them. Processes that do this at once share the
     work: what another is at is passed over. A session that has expired ended when it expired, and its credentials are erased.
     """
-    if warn_before < timedelta(0):
-        raise ConfigurationError("warn_before must not be negative")
+    if not timedelta(0) <= warn_before <= _LONGEST_WARNING:
+        raise ConfigurationError(f"warn_before must be 0 to {_LONGEST_WARNING.days} days")
     if batch < 1:
         raise ConfigurationError("batch must be 1 or more")
     expired: list[SessionEnded] = []
@@ -88,7 +89,7 @@ async def standing(session: AsyncSession, warn_before: timedelta) -> tuple[datet
             table.broker,
             sa.func.count().label("active"),
             sa.func.min(table.expires_at, type_=UtcDateTime()).label("next_expiry"),
-            sa.func.min(table.expires_at, type_=UtcDateTime()).filter(table.expiry_told_at.is_(None)).label("untold"),
+            sa.func.min(table.expires_at, type_=UtcDateTime()).filter(untold()).label("untold"),
         )
         .where(table.is_active)
         .group_by(table.broker)
@@ -115,14 +116,14 @@ async def _expire(session: AsyncSession, batch: int) -> list[SessionEnded]:
 
 async def _warn(session: AsyncSession, warn_before: timedelta, batch: int) -> list[SessionExpiring]:
     table = TradingSession
-    near = (table.expires_at > _NOW) & (table.expires_at <= _NOW + warn_before) & table.expiry_told_at.is_(None)
+    near = (table.expires_at > _NOW) & (table.expires_at <= _NOW + warn_before) & untold()
     rows = await _taken(session, near, batch)
     if not rows:
         return []
     await session.execute(
         sa.update(table)
         .where(one_of([row.session_id for row in rows]))
-        .values(expiry_told_at=rows[0].now)
+        .values(told_expiry=table.expires_at)
         .execution_options(synchronize_session=False)
     )
     told = [SessionExpiring(row.session_id, row.user_id, row.broker, row.expires_at) for row in rows]

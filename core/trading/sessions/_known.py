@@ -1,5 +1,6 @@
 """What a watch knows of the active sessions, and what has changed since."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.models import TradingSession
 from core.trading.sessions._events import SessionEnded, SessionEvent, SessionExpiring, SessionOpened, SessionRenewed
+from core.trading.sessions._expiry import BrokerSessions
 from core.trading.sessions._standing import expired, one_of
+
+_COLUMNS = (TradingSession.session_id, TradingSession.user_id, TradingSession.broker, TradingSession.expires_at)
+_ACTIVE = sa.select(
+    *_COLUMNS, sa.and_(TradingSession.told_expiry == TradingSession.expires_at, sa.not_(expired())).label("told")
+).where(TradingSession.is_active)
 
 
 @dataclass(slots=True)
@@ -18,7 +25,8 @@ class _Standing:
     user_id: int
     broker: str
     expires_at: datetime | None
-    told: bool
+    told: datetime | None
+    """The end that it was told to be near."""
 
 
 class KnownSessions:
@@ -42,25 +50,42 @@ class KnownSessions:
                 if self._known.pop(event.session_id, None) is None:
                     return []
             case SessionExpiring():
-                if known is None or known.told:
+                if known is None or known.told == event.expires_at:
                     return []
-                known.told = True
+                renewed = SessionRenewed(event.session_id, event.user_id, event.broker, event.expires_at)
+                known.told = event.expires_at
+                return [*self.heard(renewed), event]
             case _:
-                if known is None or (known.expires_at == event.expires_at and not known.told):
+                if known is None or known.expires_at == event.expires_at:
                     return []
-                known.expires_at, known.told = event.expires_at, False
+                known.expires_at = event.expires_at
         return [event]
+
+    def misses(self, event: SessionEvent) -> bool:
+        """Whether it is of a session that goes on and was never told to be opened: nobody tells of a plain write to the table."""
+        return isinstance(event, SessionExpiring | SessionRenewed) and event.session_id not in self._known
+
+    def differs(self, standing: Iterable[BrokerSessions]) -> bool:
+        """Whether a round has found other sessions than these: how many with each broker, and the next to expire."""
+        active = Counter(known.broker for known in self._known.values())
+        ends: dict[str, datetime] = {}
+        for known in self._known.values():
+            if known.expires_at is not None:
+                ends[known.broker] = min(known.expires_at, ends.get(known.broker, known.expires_at))
+        found = {item.broker: (item.active, item.next_expiry) for item in standing}
+        return found != {broker: (count, ends.get(broker)) for broker, count in active.items()}
+
+    async def looked_up(self, session: AsyncSession, session_id: str) -> list[SessionEvent]:
+        """What there is to tell of a session that is not known."""
+        return self._changed((await session.execute(_ACTIVE.where(TradingSession.session_id == session_id))).all())
 
     async def compared(self, session: AsyncSession) -> list[SessionEvent]:
         """What has happened since, by the database as it is now: endings first. The first time, what is about to expire."""
-        table = TradingSession
-        columns = (table.session_id, table.user_id, table.broker, table.expires_at)
-        told = sa.and_(table.expiry_told_at.is_not(None), sa.not_(expired())).label("told")
-        rows = (await session.execute(sa.select(*columns, told).where(table.is_active))).all()
+        rows = (await session.execute(_ACTIVE)).all()
         gone = sorted(self._known.keys() - {row.session_id for row in rows})
         over: dict[str, Any] = {}
         if gone:
-            asked = sa.select(*columns, table.end_reason).where(one_of(gone))
+            asked = sa.select(*_COLUMNS, TradingSession.end_reason).where(one_of(gone))
             over = {row.session_id: row for row in await session.execute(asked)}
         return [*self._ended(gone, over), *self._changed(rows)]
 
@@ -88,5 +113,5 @@ class KnownSessions:
         return events
 
     def _learn(self, event: SessionEvent) -> None:
-        self._known[event.session_id] = _Standing(event.user_id, event.broker, event.expires_at, told=False)
+        self._known[event.session_id] = _Standing(event.user_id, event.broker, event.expires_at, told=None)
         self.brokers.add(event.broker)

@@ -13,7 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.config.brokers import ExpiryPolicy
 from core.database.canaries import keep_canary
 from core.database.encryption import KeyRing
-from core.database.errors import ConfigurationError, ForeignKeyViolation, InvalidInput
+from core.database.errors import (
+    ConfigurationError,
+    ForeignKeyViolation,
+    InvalidInput,
+    SerializationFailure,
+    UniqueViolation,
+)
 from core.database.models import TradingSession
 from core.database.records import SessionData, TradingSessionCreate
 from core.database.types import checked_utc, invalid_input
@@ -21,10 +27,11 @@ from core.trading.sessions._bearer import bearer_hash, new_bearer
 from core.trading.sessions._end import end_where
 from core.trading.sessions._errors import UserDisabled
 from core.trading.sessions._events import SessionOpened, SessionRenewed, tell
-from core.trading.sessions._secrets import refuse_in_clear, seal_credentials
+from core.trading.sessions._secrets import refuse_in_clear, refuse_in_notes, seal_credentials
 from core.trading.sessions._standing import judge, locked, locked_user
 
 _ID_BYTES = 16
+_ONE_ACTIVE = "uq_trading_sessions_active"
 _ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -57,15 +64,19 @@ async def open(  # noqa: A001 - read with its room: sessions.open
 
     It begins by the server's clock, from which `policy` computes its end; `expires_at` sets another, and without either it
     does not expire. `credentials` are sealed with `ring`, which they need; the key's first secret in this database leaves its
-    canary in the same transaction. Several opening at once wait for one another, and the last one stays active.
+    canary in the same transaction. Several opening at once wait for one another, and the last one stays active. After
+    `CommitOutcomeUnknown` open again: if the first is stored the second takes its place, and nobody has the first's bearer.
 
     Raises `InvalidInput` for a value that does not fit (an `expires_at` in the past, say), `ForeignKeyViolation` if there is no
     such user, `UserDisabled`, and `InvalidKey` if another key than the ring's has sealed here under its id; all of them before
-    anything is written.
+    anything is written. A text in `session_data` whose name speaks of a secret is such a value. `SerializationFailure`, for
+    which `run_transaction` runs the whole again, says that a session was written at the same moment past this function, or that
+    this transaction's snapshot does not see it.
     """
     refuse_in_clear(credentials, ring)
     _refuse_two_ends(policy, expires_at)
     record = _record(session_data, user_id=user_id, broker=broker, start_time=_ANY_TIME)
+    refuse_in_notes(record.session_data.root, credentials)
     # The user's row is the lock: without it two openings would both find nothing to end.
     user = await locked_user(session, user_id)
     if user is None:
@@ -89,8 +100,7 @@ async def open(  # noqa: A001 - read with its room: sessions.open
     )
     if credentials is not None and ring is not None:
         opened.credentials = seal_credentials(credentials, session_id=opened.session_id, ring=ring)
-    session.add(opened)
-    await session.flush()
+    await _store(session, opened)
     await tell(session, [*ended, SessionOpened(opened.session_id, user_id, broker, end)])
     return OpenedSession(opened, bearer)
 
@@ -106,19 +116,21 @@ async def renew(
 ) -> TradingSession:
     """Note what a broker's refresh has brought for a session that goes on: another end, other credentials, or both.
 
-    The end is that of a login at this moment by the server's clock (`policy`), or `expires_at`; it will be told again as it
-    nears. The caller commits. Raises what `open` raises of values and keys, and `SessionNotFound`, `SessionExpired` or
+    The end is that of a login at this moment by the server's clock (`policy`), or `expires_at`; one that is another than before
+    will be told as it nears. The caller commits. Raises what `open` raises of values and keys, and `SessionNotFound`, `SessionExpired` or
     `SessionRevoked`.
     """
     refuse_in_clear(credentials, ring)
     _refuse_two_ends(policy, expires_at)
+    if credentials is not None and ring is not None:
+        # First, as in `open`: it may wait for another's, and must hold no session then.
+        await keep_canary(session, ring)
     found = await locked(session, TradingSession.session_id == session_id)
     judge(found)
     changes: dict[str, Any] = {}
     if policy is not None or expires_at is not None:
-        changes |= {"expires_at": _end_of(found.now, policy, expires_at), "expiry_told_at": None}
+        changes["expires_at"] = _end_of(found.now, policy, expires_at)
     if credentials is not None and ring is not None:
-        await keep_canary(session, ring)
         changes["credentials"] = seal_credentials(credentials, session_id=session_id, ring=ring)
     if not changes:
         raise ConfigurationError("there is nothing to renew", hint="Give a policy, an expires_at or credentials.")
@@ -133,6 +145,19 @@ async def renew(
     if "expires_at" in changes:
         await tell(session, [SessionRenewed(session_id, row.user_id, row.broker, row.expires_at)])
     return row
+
+
+async def _store(session: AsyncSession, opened: TradingSession) -> None:
+    session.add(opened)
+    try:
+        await session.flush()
+    except UniqueViolation as fault:
+        if fault.constraint != _ONE_ACTIVE:
+            raise
+        # Whoever does not lock the user: a plain write to the table, or an opening that this transaction's snapshot is older than.
+        raise SerializationFailure(
+            "another session of this user with this broker was opened at the same moment", constraint=fault.constraint
+        ) from fault
 
 
 def _refuse_two_ends(policy: ExpiryPolicy | None, expires_at: datetime | None) -> None:

@@ -47,7 +47,7 @@ async def touch(
 
 
 async def _noted(session: AsyncSession, session_id: str, now: datetime, every: timedelta) -> bool:
-    noted = await session.scalars(
+    noted = await session.execute(
         sa.update(TradingSession)
         .where(
             TradingSession.session_id == session_id,
@@ -55,10 +55,10 @@ async def _noted(session: AsyncSession, session_id: str, now: datetime, every: t
             sa.or_(TradingSession.last_seen_at.is_(None), TradingSession.last_seen_at <= now - every),
         )
         .values(last_seen_at=now)
-        .returning(TradingSession.session_id)
+        .returning(expired().label("expired"))  # which it may be by now, if it has waited for a lock
         .execution_options(synchronize_session=False)
     )
-    return noted.one_or_none() is not None
+    return noted.scalar_one_or_none() is False
 
 
 async def active(session: AsyncSession, *, user_id: int, broker: str) -> TradingSession | None:

@@ -126,6 +126,8 @@ async def rotate(
         await _unhurried(session)
         await _refuse_wrong_keys(session, ring)
         run.total = await session.scalar(sa.select(sa.func.count()).where(_SEALED, run.is_stale)) or 0
+    if run.total:
+        await manager.run_transaction(run.vouch)
     until, wait = time.monotonic() + patience, 0.05
     await run.pass_over(progress)
     while (busy := await run.left()) and time.monotonic() < until:
@@ -187,6 +189,16 @@ class _Rotation:
         faults = tuple(self._faults[key] for key in sorted(self._faults))
         seconds = time.perf_counter() - self._began
         return RotationReport(self._ring.active_id, self._rotated, faults, tuple(busy), self._batches, seconds)
+
+    async def vouch(self, session: AsyncSession) -> None:
+        """Leave the key's canary before any row is locked: who opens its first session holds the canary and wants the row.
+
+        None where it will have nothing to vouch for.
+        """
+        await _unhurried(session)
+        rows = await session.execute(_page("", self._batch).where(self.is_stale))
+        if any(_fault_of(self._ring, row) is None for row in rows.all()):
+            await keep_canary(session, self._ring)
 
     async def pass_over(self, progress: Callable[[int, int], object] | None) -> None:
         """Once over all rows, in the order of their keys."""

@@ -35,6 +35,11 @@ def expired() -> sa.ColumnElement[bool]:
     return sa.func.coalesce(TradingSession.expires_at <= server_clock(), sa.false())
 
 
+def untold() -> sa.ColumnElement[bool]:
+    """Of those that expire: whether it has not been told of the very end that is set."""
+    return TradingSession.told_expiry.is_distinct_from(TradingSession.expires_at)
+
+
 def the_one(bearer: str | None, session_id: str | None) -> sa.ColumnElement[bool]:
     """Which session is meant. Raises `ConfigurationError` unless it is said in one way, and `SessionNotFound`."""
     if (bearer is None) == (session_id is None):

@@ -68,6 +68,8 @@ class SessionWatch:
         self._taken = asyncio.Event()
         self._sooner = asyncio.Event()
         self._rounded = asyncio.Event()
+        self._turn = asyncio.Lock()
+        """Held from what is read to what is told of it: so no older picture undoes newer news."""
         self._listener: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._report: ExpiryReport | None = None
@@ -95,11 +97,12 @@ class SessionWatch:
         except BaseException:  # cancellation too: the connection must not outlive the attempt
             await self._let_go()
             raise
-        follow = self._look() if events is None else self._follow(events)
         self._tasks = [
             asyncio.create_task(self._keep(), name="trading sessions: expire"),
-            asyncio.create_task(follow, name="trading sessions: follow"),
+            asyncio.create_task(self._look(), name="trading sessions: compare"),
         ]
+        if events is not None:
+            self._tasks.append(asyncio.create_task(self._follow(events), name="trading sessions: follow"))
         return self
 
     async def __aexit__(
@@ -178,19 +181,25 @@ class SessionWatch:
             self._news.set()
 
     async def _follow(self, events: AsyncIterator[Notification | Resync]) -> None:
-        """One event after the other, a comparison with the database among them: so nothing overtakes what it was read before."""
+        """One event after the other; after a break a comparison with the database first."""
         try:
             async for event in events:
                 if isinstance(event, Resync):
                     await self._persist(self._compare)
                 elif (told := read(event.payload)) is not None:
-                    await self._emit(self._known.heard(told))
-                    self._come_sooner(told.expires_at)
+                    await self._hear(told)
         finally:
             self._news.set()
 
+    async def _hear(self, event: SessionEvent) -> None:
+        if self._known.misses(event):
+            await self._persist(lambda: self._look_up(event.session_id))
+        async with self._turn:
+            await self._emit(self._known.heard(event))
+        self._come_sooner(event.expires_at)
+
     async def _look(self) -> None:
-        """Where nothing can be heard: compare after every round."""
+        """Compare after every round where nothing can be heard, else after one that has found what nobody has told of."""
         try:
             while True:
                 await self._rounded.wait()
@@ -205,12 +214,20 @@ class SessionWatch:
         self._due = report.next_due
         self._expired.update(event.broker for event in report.expired)
         self._warned.update(event.broker for event in report.warned)
-        self._rounded.set()
+        if self._listener is None or self._known.differs(report.brokers):
+            self._rounded.set()
 
     async def _compare(self) -> None:
-        async with self._manager.get_session() as session:
-            events = await self._known.compared(session)
-        await self._emit(events)
+        async with self._turn:
+            async with self._manager.get_session() as session:
+                events = await self._known.compared(session)
+            await self._emit(events)
+
+    async def _look_up(self, session_id: str) -> None:
+        async with self._turn:
+            async with self._manager.get_session() as session:
+                events = await self._known.looked_up(session, session_id)
+            await self._emit(events)
 
     async def _persist(self, work: Any) -> None:
         """Until it succeeds, however long the database is away."""

@@ -43,7 +43,7 @@ _ON_SESSIONS = {
     "bearer_hash": "octet_length(bearer_hash) = 32",
     "end_reason": "end_reason IN ('replaced', 'ended', 'revoked', 'expired') AND (end_reason IS NULL OR end_time IS NOT NULL)",
     "last_seen_at": "last_seen_at > '0001-01-01 00:00:00+00' AND last_seen_at < '9999-12-31 23:59:59.999999+00'",
-    "expiry_told_at": "expiry_told_at > '0001-01-01 00:00:00+00' AND expiry_told_at < '9999-12-31 23:59:59.999999+00'",
+    "told_expiry": "told_expiry > '0001-01-01 00:00:00+00' AND told_expiry < '9999-12-31 23:59:59.999999+00'",
 }
 
 
@@ -56,7 +56,7 @@ def upgrade() -> None:
     op.add_column(sessions, sa.Column("bearer_hash", sa.LargeBinary()))
     op.add_column(sessions, sa.Column("end_reason", sa.Text(collation="C")))
     op.add_column(sessions, sa.Column("last_seen_at", sa.DateTime(timezone=True)))
-    op.add_column(sessions, sa.Column("expiry_told_at", sa.DateTime(timezone=True)))
+    op.add_column(sessions, sa.Column("told_expiry", sa.DateTime(timezone=True)))
     for name, condition in _ON_SESSIONS.items():
         _add_check(sessions, name, condition)
     revisions = "strategy_revisions"

@@ -13,7 +13,7 @@ statement_timeout: float = 600.0
 
 _CHECKS = {
     "users": ("username", "username_normalized"),
-    "trading_sessions": ("bearer_hash", "end_reason", "last_seen_at", "expiry_told_at"),
+    "trading_sessions": ("bearer_hash", "end_reason", "last_seen_at", "told_expiry"),
     "strategy_revisions": ("changed_by",),
 }
 
