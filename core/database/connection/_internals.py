@@ -24,7 +24,7 @@ class Internals:
 
 def internals(manager: DatabaseManager) -> Internals:
     """Look inside a manager, from any thread; nothing is sent."""
-    engines, url = manager._life.engines, manager._life.url  # noqa: SLF001
+    engines, url = manager._life.engines, manager._life.place.url  # noqa: SLF001
     return Internals(
         monitor=manager._monitor,  # noqa: SLF001
         pools=engines.made() if engines is not None else {},

@@ -1,11 +1,12 @@
-"""From a URL to engines that are ready, and back: the built-in server, the event loop, the fork."""
+"""From a place to engines that are ready, and back: one attempt at a time, one event loop, one process."""
 
 import asyncio
 
 from core.config.options import SchemaManagement
-from core.database import embedded, schema
+from core.database import schema
 from core.database.connection._engines import Engines
 from core.database.connection._fork import forget_after_fork
+from core.database.connection._place import Place
 from core.database.connection._startup import hold_ring, reach
 from core.database.encryption import KeyRing, refuse_guessed_keys
 from core.database.engine import DatabaseUrl, EngineOptions, refuse_guessed, tls_mode
@@ -34,13 +35,12 @@ class Lifecycle:
         """`monitor` is told of statements only if `monitored`, and waited for in any case."""
         if ring is not None:
             refuse_guessed_keys(ring, options.environment)
-        self.server = embedded.EmbeddedServer.from_url(db_url) if embedded.is_embedded_url(db_url) else None
-        self.url = DatabaseUrl.parse(db_url) if self.server is None else None
-        if self.url is not None:
-            tls_mode(self.url, options.tls, options.environment)
-            refuse_guessed(self.url, options.environment)
+        self.place = Place(db_url)
+        if (url := self.place.url) is not None:
+            tls_mode(url, options.tls, options.environment)
+            refuse_guessed(url, options.environment)
         self.engines: Engines | None = None
-        """None while not connected."""
+        """Those that sessions may use: None before `connect` is done, and after `close`."""
         self.warnings: list[str] = []
         """Of the last `connect`."""
         self._options = options
@@ -49,8 +49,11 @@ class Lifecycle:
         self._ring = ring
         self._monitor = monitor
         self._monitored = monitored
+        self._made: Engines | None = None
+        """Those with connections to close."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting: asyncio.Lock | None = None
+        self._closings = 0
         self._forked = False
         forget_after_fork(self, Lifecycle._abandon)
 
@@ -72,17 +75,22 @@ class Lifecycle:
             if self.engines is not None and not self._forked:
                 self.check()
                 return
-            self._forked = False
+            self._forked, self.engines = False, None
             self._loop = asyncio.get_running_loop()
-            url = await self._resolve()
+            closings = self._closings
+            url = await self.place.reach()
             monitor = self._monitor if self._monitored else None
-            recover = self._restart_server if self.server is not None else None
-            engines = self.engines = Engines(url, self._options, monitor=monitor, recover=recover)
+            recover = self.place.restart if self.place.built_in else None
+            engines = self._made = Engines(url, self._options, monitor=monitor, recover=recover)
             try:
                 await self._prepare(engines, url)
+                if self._closings != closings:
+                    raise ManagerNotConnected("this manager was closed while it was connecting")
             except BaseException:  # cancellation too: whatever ends the attempt, no connection outlives it
+                self._made = engines  # which close() may have closed before the last of them was made
                 await self.close()
                 raise
+            self.engines = engines
 
     async def _prepare(self, engines: Engines, url: DatabaseUrl) -> None:
         self.warnings = await reach(engines.writer, url, self._options)
@@ -103,26 +111,17 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Close every connection, tell hooks what is left, and let go of the built-in server. Safe to call twice."""
-        engines, self.engines = self.engines, None
-        if engines is not None and self._loop is asyncio.get_running_loop():
-            await engines.dispose(timeout=self._options.timeouts.cleanup)
+        self._closings += 1
+        made, self._made, self.engines = self._made, None, None
+        if made is not None and self._loop is asyncio.get_running_loop():
+            await made.dispose(timeout=self._options.timeouts.cleanup)
             await self._monitor.drained(_LAST_EVENTS)
-        if self.server is not None:
-            await asyncio.to_thread(self.server.release)
+        await self.place.leave()
 
     def _abandon(self) -> None:
         """Forget, in the child of a fork, what belongs to the parent; `connect()` then starts anew."""
-        if self.engines is not None:
+        if self._made is not None:
             self._forked = True
-            self.engines.abandon()
+            self._made.abandon()
+        self.place.forget_threads()
         self._connecting = None
-
-    async def _resolve(self) -> DatabaseUrl:
-        if self.server is None:
-            assert self.url is not None
-            return self.url
-        return DatabaseUrl.parse(await asyncio.to_thread(self.server.ensure))
-
-    async def _restart_server(self) -> None:
-        assert self.server is not None
-        await asyncio.to_thread(self.server.ensure)

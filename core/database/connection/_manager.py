@@ -109,10 +109,8 @@ class DatabaseManager:
         )
 
     def __repr__(self) -> str:
-        life = self._life
-        place = life.server.directory if life.server is not None else life.url
-        state = "connected" if life.engines is not None else "not connected"
-        return f"<DatabaseManager {place} {self._environment} {self._mode} {state}>"
+        state = "connected" if self._life.engines is not None else "not connected"
+        return f"<DatabaseManager {self._life.place} {self._environment} {self._mode} {state}>"
 
     @property
     def engine(self) -> AsyncEngine:
