@@ -482,7 +482,7 @@ class TestConnecting:
         go_on.set()
         with pytest.raises(ManagerNotConnected, match="closed while it was connecting"):
             await connecting
-        assert made.writer.pool.checkedin() == 0
+        assert pool_figures(made.writer)["open"] == 0
         await manager.connect()
         assert await manager.verify_connection()
         await manager.close()
