@@ -179,6 +179,17 @@ class TestSessions:
             assert await asyncio.wait_for(session.scalar(text("SELECT 1")), 5) == 1
             assert await asyncio.create_task(session.scalar(text("SELECT 2"))) == 2
 
+    async def test_an_error_in_the_handler_of_another_is_itself(self, manager: DatabaseManager) -> None:
+        with pytest.raises(StatementFault) as first:
+            async with manager.get_session() as session:
+                await session.execute(text("SELECT nonsense"))
+        with pytest.raises(InvalidInput):
+            try:
+                raise first.value
+            except StatementFault:
+                async with manager.get_session() as session:
+                    await session.execute(INSERT, {"name": object()})
+
 
 class TestReadOnly:
     async def test_a_write_is_a_typed_refusal(self, manager: DatabaseManager) -> None:

@@ -22,8 +22,17 @@ _FRAMES_WITH_VALUES = frozenset({"core", "sqlalchemy", "asyncpg", "pydantic"})
 _ARGUMENT = re.compile(r"query argument \$\d+")
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, nearest first; each once. Not what its caller was handling when it arose."""
+    return _linked(error, handled=False)
+
+
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, nearest first; each once."""
+    """All that a report of the error would show: what it came from, what was being handled, the members of groups."""
+    return _linked(error, handled=True)
+
+
+def _linked(error: BaseException, *, handled: bool) -> Iterator[BaseException]:
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -32,7 +41,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(current))
         yield current
-        queue += [getattr(current, "orig", None), current.__cause__, current.__context__]
+        queue += [getattr(current, "orig", None), current.__cause__]
+        if handled:
+            queue.append(current.__context__)
+            if isinstance(current, BaseExceptionGroup):
+                queue += cast("BaseExceptionGroup[BaseException]", current).exceptions
 
 
 def scrub(error: BaseException) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import exc as sa
 
 from core.database.errors import _tree as tree
-from core.database.errors._forget import arose_below, chain, is_driver_error, plain, scrub, speaks
+from core.database.errors._forget import arose_below, causes, is_driver_error, plain, scrub, speaks
 from core.database.errors._tree import PandaDatabaseError
 
 Phase = Literal["connect", "statement", "commit"]
@@ -108,7 +108,7 @@ def translate(
     """
     if isinstance(error, PandaDatabaseError):
         return error
-    for current in chain(error):
+    for current in causes(error):
         if isinstance(current, PandaDatabaseError):
             return current
     found = _foreign(error) if isinstance(error, sa.SQLAlchemyError) else None
@@ -137,10 +137,10 @@ def _foreign(error: sa.SQLAlchemyError) -> PandaDatabaseError | None:
 
 
 def _driver(error: BaseException, *, phase: Phase, read_only: bool, disconnected: bool) -> PandaDatabaseError | None:
-    source = next((item for item in chain(error) if is_driver_error(item)), None)
+    source = next((item for item in causes(error) if is_driver_error(item)), None)
     if source is None:
         return None
-    deepest = [item for item in chain(error) if is_driver_error(item)][-1]
+    deepest = [item for item in causes(error) if is_driver_error(item)][-1]
     state: str | None = getattr(deepest, "sqlstate", None) or getattr(source, "sqlstate", None)
     cls = _class_of(source, deepest, state)
     if cls is tree.PrimaryDemoted and read_only:
