@@ -12,12 +12,14 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.options import MonitoringOptions, PoolOptions, RetryOptions, Timeouts
+from core.database import schema
 from core.database.connection import DatabaseManager
 from core.database.embedded import EmbeddedServer
 from core.database.errors import (
@@ -176,6 +178,17 @@ class TestSessions:
         async with manager.get_session() as session:
             assert await asyncio.wait_for(session.scalar(text("SELECT 1")), 5) == 1
             assert await asyncio.create_task(session.scalar(text("SELECT 2"))) == 2
+
+    async def test_an_error_in_the_handler_of_another_is_itself(self, manager: DatabaseManager) -> None:
+        with pytest.raises(StatementFault) as first:
+            async with manager.get_session() as session:
+                await session.execute(text("SELECT nonsense"))
+        with pytest.raises(InvalidInput):
+            try:
+                raise first.value
+            except StatementFault:
+                async with manager.get_session() as session:
+                    await session.execute(INSERT, {"name": object()})
 
 
 class TestReadOnly:
@@ -455,6 +468,35 @@ class TestConnecting:
                 while await session.scalar(query, {"name": name}):
                     assert time.monotonic() < deadline
                     await asyncio.sleep(0.05)
+
+    async def test_nothing_is_open_to_use_before_connect_is_done_or_left_by_a_close_meanwhile(
+        self, database_url, monkeypatch
+    ) -> None:
+        preparing, go_on = asyncio.Event(), asyncio.Event()
+        prepare = schema.prepare
+
+        async def held_up(*args: Any, **options: Any) -> None:
+            preparing.set()
+            await go_on.wait()
+            await prepare(*args, **options)
+
+        monkeypatch.setattr(schema, "prepare", held_up)
+        manager = DatabaseManager(database_url, "testing", "migrations_only")
+        connecting = asyncio.create_task(manager.connect())
+        await preparing.wait()
+        assert (await manager.health_check())["status"] == "unhealthy"
+        with pytest.raises(ManagerNotConnected):
+            manager.get_session()
+        made = manager._life._made
+        assert made is not None
+        await manager.close()
+        go_on.set()
+        with pytest.raises(ManagerNotConnected, match="closed while it was connecting"):
+            await connecting
+        assert pool_figures(made.writer)["open"] == 0
+        await manager.connect()
+        assert await manager.verify_connection()
+        await manager.close()
 
     async def test_another_event_loop_is_refused_at_once(self, manager: DatabaseManager) -> None:
         engine = manager.engine
@@ -753,4 +795,12 @@ class TestBuiltInServer:
                 assert await count(second) == 0
             assert await count(first) == 0
             assert server.status().running
+        assert not server.status().running
+
+        async def given_up() -> None:
+            connecting = asyncio.create_task(DatabaseManager(url, "testing", "auto").connect())
+            await asyncio.sleep(0.02)  # the server takes several times as long to start
+            connecting.cancel()
+
+        await asyncio.to_thread(asyncio.run, given_up())
         assert not server.status().running

@@ -204,6 +204,40 @@ def test_a_cyclic_chain_of_causes_ends() -> None:
     assert isinstance(translate(first), errors.UniqueViolation)
 
 
+@pytest.mark.parametrize("handled", [errors.UniqueViolation("before"), asyncpg.UniqueViolationError("before")])
+@pytest.mark.parametrize(
+    ("new", "phase", "expected"),
+    [
+        (asyncpg.DataError("invalid input for query argument $1"), "statement", errors.InvalidInput),
+        (asyncpg.InterfaceError("connection is closed"), "statement", errors.StatementFault),
+        (asyncpg.ConnectionDoesNotExistError("gone"), "commit", errors.CommitOutcomeUnknown),
+    ],
+)
+def test_what_its_caller_was_handling_is_not_taken_for_the_error(handled, new, phase, expected) -> None:
+    with pytest.raises(type(new)) as caught:
+        try:
+            raise handled
+        except Exception:
+            raise new  # noqa: B904 - as a statement in a handler does
+    assert caught.value.__context__ is handled
+    assert type(translate(caught.value, phase=phase)) is expected
+
+
+async def test_frames_in_a_group_of_errors_forget_their_locals_too() -> None:
+    async def given(secret: str) -> None:
+        KeyRing.parse.__wrapped__(KeyRing, secret)  # type: ignore[attr-defined]
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(given("k1:" + "Xyzzy" * 5))
+    forget_locals(caught.value)
+    for error in caught.value.exceptions:
+        frames = inspect.getinnerframes(error.__traceback__)  # type: ignore[arg-type]
+        below = [frame.frame.f_locals for frame in frames if frame.frame.f_globals["__name__"].startswith("core.")]
+        assert below and all(frame == {} for frame in below)
+
+
 def test_our_frames_forget_their_locals_and_the_callers_keep_theirs() -> None:
     def caller() -> None:
         mine = "kept"

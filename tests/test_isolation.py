@@ -395,7 +395,7 @@ async def test_a_statement_that_was_prepared_before_is_refused_too(filled: Datab
 
 
 def database_of(manager: DatabaseManager) -> str:
-    parsed = manager._url
+    parsed = manager._life.place.url
     assert parsed is not None
     return swapped(parsed, str(parsed.database))
 

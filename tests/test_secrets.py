@@ -619,7 +619,17 @@ async def test_reprs_and_pickles_do_not_hold_the_secret(manager: DatabaseManager
     url = DatabaseUrl.parse(f"postgresql://u:{word}@db.example.com/d")
     engine = build_engine(url, EngineOptions())
     far = DatabaseManager(f"postgresql://u:{word}@db.example.com/d")
-    shown = [owner, opened, ring, url, engine, engine.url, far, far.__dict__["_url"], vars(opened)["credentials"]]
+    shown = [
+        owner,
+        opened,
+        ring,
+        url,
+        engine,
+        engine.url,
+        far,
+        far.__dict__["_life"].place.url,
+        vars(opened)["credentials"],
+    ]
     told = "\n".join(f"{item!r} {item!s}" for item in shown).encode()
     nowhere("repr and pickle of rows, rings, URLs, engines", told + pickle.dumps(owner) + pickle.dumps(opened), word)
     assert key.encode() not in told

@@ -33,6 +33,7 @@ from core.trading.instruments import (
     Shrink,
     StaleInstrumentFile,
     _load,
+    _merge,
     _merge_sql,
     _reader,
 )
@@ -192,6 +193,18 @@ class TestWhatIsStored:
         (acc,) = await stored(manager, 5633)
         assert (acc.last_price, acc.valid_from) == (Decimal("1850.75"), datetime(2026, 11, 20, tzinfo=UTC))
         assert await versions(manager) == []
+
+    @pytest.mark.parametrize("part", [2, 3, 4])
+    async def test_prices_are_sent_in_parts_and_none_is_left_out(self, manager: DatabaseManager, monkeypatch, part):
+        monkeypatch.setattr(_merge, "_PART", part)
+        rows = [ACC.replace("5633", str(token)) for token in (2, 3, 5, 7, 11)]
+        await load(manager, *rows)
+        before = await physical(manager)
+        rows[1:] = [row.replace("1834.5", f"{place}.25") for place, row in enumerate(rows[1:], 1)]
+        assert (await load(manager, *rows, day=MONDAY)).repriced == 4
+        prices = [one.last_price for one in await stored(manager)]
+        assert prices == [Decimal(price) for price in ("1834.5", "1.25", "2.25", "3.25", "4.25")]
+        assert (await physical(manager))[0] == before[0], "what is equal was not written"
 
     async def test_another_symbol_is_a_rename_among_the_changed(self, manager: DatabaseManager):
         await load(manager, ACC, TCS, BOND)

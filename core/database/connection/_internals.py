@@ -24,9 +24,9 @@ class Internals:
 
 def internals(manager: DatabaseManager) -> Internals:
     """Look inside a manager, from any thread; nothing is sent."""
-    engines, url = manager._engines, manager._url  # noqa: SLF001
+    engines, url = manager._life.engines, manager._life.place.url  # noqa: SLF001
     return Internals(
-        monitor=manager._monitor if manager._monitoring.enabled else None,  # noqa: SLF001
+        monitor=manager._monitor,  # noqa: SLF001
         pools=engines.made() if engines is not None else {},
         database="embedded" if url is None else url.database or url.user or "postgres",
     )

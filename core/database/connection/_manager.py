@@ -1,6 +1,5 @@
-"""DatabaseManager: the lifecycle of the engines, and the doors to sessions and transactions."""
+"""DatabaseManager: its options, and the doors to sessions and transactions."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -17,23 +16,15 @@ from core.config.options import (
     Timeouts,
     TlsOptions,
 )
-from core.database import embedded, schema
 from core.database.connection._broker import checked_broker
-from core.database.connection._engines import Engines
-from core.database.connection._fork import forget_after_fork
+from core.database.connection._lifecycle import Lifecycle
 from core.database.connection._session import SavepointScope, SessionScope, TransactionScope, caller_of
-from core.database.connection._startup import checked_mode, hold_ring, reach, until_ready
-from core.database.encryption import KeyRing, refuse_guessed_keys
-from core.database.engine import DatabaseUrl, EngineOptions, refuse_guessed, tls_mode
-from core.database.errors import (
-    ConfigurationError,
-    ForkedProcess,
-    ManagerNotConnected,
-    SessionMisuse,
-    WrongEventLoop,
-)
+from core.database.connection._startup import checked_mode, until_ready
+from core.database.encryption import KeyRing
+from core.database.engine import EngineOptions
+from core.database.errors import ConfigurationError, SessionMisuse
 from core.database.health import check_health, unhealthy
-from core.database.monitoring import Hook, QueryHook, QueryMonitor, get_logger
+from core.database.monitoring import Hook, QueryHook, QueryMonitor
 from core.database.retry import run_with_retry
 
 if TYPE_CHECKING:
@@ -41,10 +32,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-
-_LAST_EVENTS = 1.0  # seconds that close() gives hooks to be told what is still in their queues
-
-_log = get_logger()
 
 
 class DatabaseManager:
@@ -75,13 +62,10 @@ class DatabaseManager:
     ) -> None:
         self._environment: Environment = checked_mode("environment", environment, Environment)
         self._mode: SchemaManagement = checked_mode("schema_management", schema_management, SchemaManagement)
-        self._verify = verify_migrations
         self._retry = retry or RetryOptions()
-        self._monitoring = monitoring or MonitoringOptions()
-        if ring is not None:
-            refuse_guessed_keys(ring, self._environment)
-        self._ring = ring
-        self._monitor = monitor or QueryMonitor(self._monitoring, hooks)
+        monitoring = monitoring or MonitoringOptions()
+        monitor = monitor or QueryMonitor(monitoring, hooks)
+        self._monitor = monitor if monitoring.enabled else None
         self._options = EngineOptions(
             environment=self._environment,
             pool=pool or PoolOptions(),
@@ -90,17 +74,15 @@ class DatabaseManager:
             pgbouncer=pgbouncer,
             application_name=application_name,
         )
-        self._server = embedded.EmbeddedServer.from_url(db_url) if embedded.is_embedded_url(db_url) else None
-        self._url = DatabaseUrl.parse(db_url) if self._server is None else None
-        if self._url is not None:
-            tls_mode(self._url, self._options.tls, self._environment)
-            refuse_guessed(self._url, self._environment)
-        self._engines: Engines | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._warnings: list[str] = []
-        self._connecting: asyncio.Lock | None = None
-        self._forked = False
-        forget_after_fork(self, DatabaseManager._abandon)
+        self._life = Lifecycle(
+            db_url,
+            self._options,
+            mode=self._mode,
+            verify=verify_migrations,
+            ring=ring,
+            monitor=monitor,
+            monitored=monitoring.enabled,
+        )
 
     @classmethod
     def from_settings(
@@ -127,14 +109,13 @@ class DatabaseManager:
         )
 
     def __repr__(self) -> str:
-        place = self._server.directory if self._server is not None else self._url
-        state = "connected" if self._engines is not None else "not connected"
-        return f"<DatabaseManager {place} {self._environment} {self._mode} {state}>"
+        state = "connected" if self._life.engines is not None else "not connected"
+        return f"<DatabaseManager {self._life.place} {self._environment} {self._mode} {state}>"
 
     @property
     def engine(self) -> AsyncEngine:
         """The read-write engine. Raises `ManagerNotConnected` before `connect()`."""
-        return self._check().writer
+        return self._life.check().writer
 
     async def connect(self) -> None:
         """Start the built-in server if the URL is `embedded:`, reach the database, and see to its schema.
@@ -143,49 +124,14 @@ class DatabaseManager:
         a `ConfigurationError` (pool beyond the server's limit, in staging and production), `EmbeddedServerError`, or
         `InvalidKey` where another key than the ring's has sealed secrets under its id.
         """
-        if self._connecting is None:
-            self._connecting = asyncio.Lock()
-        async with self._connecting:
-            if self._engines is not None and not self._forked:
-                self._check()
-                return
-            self._forked = False
-            self._loop = asyncio.get_running_loop()
-            url = await self._resolve()
-            monitor = self._monitor if self._monitoring.enabled else None
-            recover = self._restart_server if self._server is not None else None
-            engines = self._engines = Engines(url, self._options, monitor=monitor, recover=recover)
-            try:
-                self._warnings = await reach(engines.writer, url, self._options)
-                for warning in self._warnings:
-                    _log.warning(warning)
-                await schema.prepare(
-                    engines.writer,
-                    mode=self._mode,
-                    environment=self._environment,
-                    verify=self._verify,
-                    timeouts=self._options.timeouts,
-                )
-                if self._ring is not None:
-                    missing = await hold_ring(engines.writer, self._ring)
-                    self._warnings += missing
-                    for warning in missing:
-                        _log.warning(warning)
-            except BaseException:  # cancellation too: whatever ends the attempt, no connection outlives it
-                await self.close()
-                raise
+        await self._life.connect()
 
     async def close(self) -> None:
         """Close every connection; the built-in server is stopped if nobody else uses it. Safe to call twice.
 
         Hooks are told what has happened, within a second.
         """
-        engines, self._engines = self._engines, None
-        if engines is not None and self._loop is asyncio.get_running_loop():
-            await engines.dispose(timeout=self._options.timeouts.cleanup)
-            await self._monitor.drained(_LAST_EVENTS)
-        if self._server is not None:
-            await asyncio.to_thread(self._server.release)
+        await self._life.close()
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -250,26 +196,26 @@ class DatabaseManager:
         `work` must do nothing outside the session that may not happen twice, and must not commit. Raises what the
         last attempt raised; `CommitOutcomeUnknown` is never retried.
         """
-        self._check()
+        self._life.check()
         return await run_with_retry(
             lambda: self.transaction(isolation_level=isolation_level, broker=broker),
             work,
             options=self._retry,
             max_attempts=max_attempts,
-            monitor=self._monitor if self._monitoring.enabled else None,
+            monitor=self._monitor,
         )
 
     async def health_check(self) -> dict[str, Any]:
         """`status` healthy | degraded | unhealthy, and figures; never raises and answers within its time limit."""
         try:
-            engines = self._check()
+            engines = self._life.check()
         except SessionMisuse as error:
-            return unhealthy(str(error), warnings=self._warnings)
+            return unhealthy(str(error), warnings=self._life.warnings)
         return await check_health(
             engines.writer if self._options.pgbouncer else engines.reader,
             {"read_write": engines.writer, "read_only": engines.reader},
             timeout=self._options.timeouts.health,
-            warnings=self._warnings,
+            warnings=self._life.warnings,
         )
 
     async def wait_for_ready(self, timeout: float = 30.0) -> None:
@@ -305,7 +251,7 @@ class DatabaseManager:
         isolation_level: IsolationLevel | None = None,
         broker: str | None = None,
     ) -> SessionScope:
-        engines = self._check()
+        engines = self._life.check()
         single = read_only and not consistent and not self._options.pgbouncer and broker is None
         if single:
             engine = engines.reader
@@ -314,35 +260,9 @@ class DatabaseManager:
             engine = engines.variant(read_only=read_only, isolation_level=isolation_level, broker=of)
         return SessionScope(
             engine,
-            check=self._check,
+            check=self._life.check,
             offline=single,
             patience=self._options.timeouts.cleanup,
-            monitor=self._monitor if self._monitoring.enabled else None,
+            monitor=self._monitor,
             caller=caller,
         )
-
-    def _check(self) -> Engines:
-        if self._forked:
-            raise ForkedProcess("this manager was connected before the process forked")
-        if self._engines is None:
-            raise ManagerNotConnected("this manager is not connected")
-        if asyncio.get_running_loop() is not self._loop:
-            raise WrongEventLoop("this manager was connected on another event loop")
-        return self._engines
-
-    def _abandon(self) -> None:
-        """Forget, in the child of a fork, what belongs to the parent; `connect()` then starts anew."""
-        if self._engines is not None:
-            self._forked = True
-            self._engines.abandon()
-        self._connecting = None
-
-    async def _resolve(self) -> DatabaseUrl:
-        if self._server is None:
-            assert self._url is not None
-            return self._url
-        return DatabaseUrl.parse(await asyncio.to_thread(self._server.ensure))
-
-    async def _restart_server(self) -> None:
-        assert self._server is not None
-        await asyncio.to_thread(self._server.ensure)

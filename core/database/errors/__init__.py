@@ -73,6 +73,7 @@ connection failures are `ConnectionError` too. Identity is the SQLSTATE and the 
 Cancellation and the caller's own `TimeoutError` are never translated.
 """
 
+from core.database.errors._forget import forget_locals, forgets, scrub
 from core.database.errors._rooms import (
     BackupDamaged,
     BackupDiffers,
@@ -99,7 +100,7 @@ from core.database.errors._rooms import (
     WriterClosed,
     WriterOverloaded,
 )
-from core.database.errors._translate import forget_locals, forgets, scrub, translate
+from core.database.errors._translate import translate
 from core.database.errors._tree import (
     AuthenticationFailed,
     CheckViolation,

@@ -1,22 +1,16 @@
 """From a foreign exception to one of ours, by SQLSTATE, constraint name and type; never by message text."""
 
-import contextlib
-import functools
-import inspect
 import os
-import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 from sqlalchemy import exc as sa
 
 from core.database.errors import _tree as tree
+from core.database.errors._forget import arose_below, causes, is_driver_error, plain, scrub, speaks
 from core.database.errors._tree import PandaDatabaseError
-from core.printable import printable_value
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Phase = Literal["connect", "statement", "commit"]
 
 _BY_SQLSTATE: dict[str, type[PandaDatabaseError]] = {
@@ -102,90 +96,6 @@ _BY_NAME: dict[str, type[PandaDatabaseError]] = {
     "UnsupportedServerFeatureError": tree.UnsupportedFeature,
 }
 
-# Messages of these classes quote values; the others quote names only.
-_SPEAKING = frozenset({"08", "0A", "23", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "XX"})
-_QUOTING_STATES = frozenset({"42601"})
-_SECRET_FIELDS = ("detail", "hint", "context", "query", "internal_query", "where")
-_FRAMES_WITH_VALUES = frozenset({"core", "sqlalchemy", "asyncpg", "pydantic"})
-_ARGUMENT = re.compile(r"query argument \$\d+")
-
-
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, nearest first; each once."""
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop(0)
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        queue += [getattr(current, "orig", None), current.__cause__, current.__context__]
-
-
-def scrub(error: BaseException) -> None:
-    """Remove from a driver's exception and its causes all that may quote a value: DETAIL, CONTEXT, parameters.
-
-    What is left of its words is made printable: names are quoted as somebody wrote them.
-    """
-    for current in chain(error):
-        if isinstance(current, PandaDatabaseError):
-            continue
-        if isinstance(current, sa.StatementError):
-            current.params = None
-            current.hide_parameters = True
-        if not _is_driver_error(current):
-            continue
-        for name in _SECRET_FIELDS:
-            if getattr(current, name, None) is not None:
-                setattr(current, name, None)
-        current.args = tuple(map(printable_value, current.args)) if _speaks(current) else (_plain(current),)
-        if current.args and hasattr(current, "message"):
-            current.message = current.args[0]  # type: ignore[attr-defined]
-
-
-def forget_locals(error: BaseException) -> None:
-    """Clear the local variables in the frames that SQLAlchemy, the driver and this package have left behind in the tracebacks.
-
-    Parameters and passwords stand in them, and reporters of errors that record locals send these away. The lines of the
-    traceback stay, and so do the caller's own frames.
-    """
-    for current in chain(error):
-        step = current.__traceback__
-        while step is not None:
-            room: str = step.tb_frame.f_globals.get("__name__", "")
-            if room.partition(".")[0] in _FRAMES_WITH_VALUES:
-                with contextlib.suppress(RuntimeError):  # it is still running
-                    step.tb_frame.clear()
-            step = step.tb_next
-
-
-def forgets(function: Function) -> Function:
-    """Decorate a function, or a coroutine function, that is given a secret: no frame of what it raises keeps one.
-
-    What is raised within a session's block is cleared when it leaves the block; this is for what has no such block.
-    """
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
-        try:
-            return function(*arguments, **named)
-        except BaseException as error:
-            forget_locals(error)
-            del arguments, named
-            raise
-
-    @functools.wraps(function)
-    async def call_and_await(*arguments: Any, **named: Any) -> Any:
-        try:
-            return await function(*arguments, **named)
-        except BaseException as error:
-            forget_locals(error)
-            del arguments, named
-            raise
-
-    return cast("Function", call_and_await if inspect.iscoroutinefunction(function) else call)
-
 
 def translate(
     error: BaseException, *, phase: Phase = "statement", read_only: bool = False, disconnected: bool = False
@@ -198,13 +108,13 @@ def translate(
     """
     if isinstance(error, PandaDatabaseError):
         return error
-    for current in chain(error):
+    for current in causes(error):
         if isinstance(current, PandaDatabaseError):
             return current
     found = _foreign(error) if isinstance(error, sa.SQLAlchemyError) else None
     if found is None:
         found = _driver(error, phase=phase, read_only=read_only, disconnected=disconnected)
-    if found is None and isinstance(error, UnicodeEncodeError) and _arose_below(error):
+    if found is None and isinstance(error, UnicodeEncodeError) and arose_below(error):
         return tree.StatementFault("the statement's text holds a lone surrogate, which is not text")
     if found is None and (phase == "connect" or disconnected) and isinstance(error, OSError):
         found = _network(error, phase)
@@ -213,15 +123,6 @@ def translate(
         found.orig = error.orig if isinstance(error, sa.StatementError) else error
         found.connection_invalidated = disconnected
     return found
-
-
-def _arose_below(error: BaseException) -> bool:
-    """In SQLAlchemy or the driver, not in code of the caller's that they have called."""
-    step = error.__traceback__
-    while step is not None and step.tb_next is not None:
-        step = step.tb_next
-    room: str = step.tb_frame.f_globals.get("__name__", "") if step is not None else ""
-    return room.partition(".")[0] in _FRAMES_WITH_VALUES
 
 
 def _foreign(error: sa.SQLAlchemyError) -> PandaDatabaseError | None:
@@ -236,10 +137,10 @@ def _foreign(error: sa.SQLAlchemyError) -> PandaDatabaseError | None:
 
 
 def _driver(error: BaseException, *, phase: Phase, read_only: bool, disconnected: bool) -> PandaDatabaseError | None:
-    source = next((item for item in chain(error) if _is_driver_error(item)), None)
+    source = next((item for item in causes(error) if is_driver_error(item)), None)
     if source is None:
         return None
-    deepest = [item for item in chain(error) if _is_driver_error(item)][-1]
+    deepest = [item for item in causes(error) if is_driver_error(item)][-1]
     state: str | None = getattr(deepest, "sqlstate", None) or getattr(source, "sqlstate", None)
     cls = _class_of(source, deepest, state)
     if cls is tree.PrimaryDemoted and read_only:
@@ -308,26 +209,8 @@ def _tls_reason(error: ssl.SSLError) -> str:
     return (error.reason or type(error).__name__).replace("_", " ").lower()
 
 
-def _is_driver_error(error: BaseException) -> bool:
-    return any(base.__module__.startswith(("asyncpg", "sqlalchemy.dialects")) for base in type(error).__mro__)
-
-
-def _speaks(error: BaseException) -> bool:
-    state: str | None = getattr(error, "sqlstate", None)
-    if state is None:
-        return not str(error.args[0] if error.args else "").startswith("invalid input")
-    return state[:2] in _SPEAKING and state not in _QUOTING_STATES
-
-
-def _plain(error: BaseException) -> str:
-    """A message without values: the condition's name, as the driver's class gives it."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__.removesuffix("Error")).lower()
-    place = _ARGUMENT.search(str(error.args[0])) if error.args else None
-    return f"{words} ({place.group()})" if place else words
-
-
 def _message(error: BaseException, cls: type[PandaDatabaseError]) -> str:
-    if not _speaks(error):
-        return _plain(error) if cls is not tree.StatementFault else f"the statement is wrong: {_plain(error)}"
+    if not speaks(error):
+        return plain(error) if cls is not tree.StatementFault else f"the statement is wrong: {plain(error)}"
     text: Any = error.args[0] if error.args else type(error).__name__
     return str(text).split("\n", 1)[0]

@@ -5,8 +5,9 @@ Every type raises `InvalidInput`, naming the column, before anything is sent: in
 """
 
 from core.database.types._columns import Document, TextArray
-from core.database.types._documents import DocumentList, DocumentModel, JsonObject, invalid_input
+from core.database.types._documents import DocumentList, DocumentModel, invalid_input
 from core.database.types._events import watch_documents
+from core.database.types._free_form import JsonObject
 from core.database.types._json import MAX_JSON_DEPTH, JsonValue, checked_json, strict_json_dumps, strict_json_loads
 from core.database.types._numbers import (
     MONEY_PRECISION,

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import TextClause, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY, BIGINT, DATE, TEXT, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, BIGINT, DATE, INTEGER, TEXT, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.options import Timeouts
@@ -28,6 +28,8 @@ from core.trading.instruments._merge_sql import (
     FOUND,
     GONE,
     NEW_KEYS,
+    PRICES,
+    REPRICE,
     SUMMED,
     SUPERSEDE,
     TAKEN,
@@ -40,6 +42,9 @@ MERGE_LIMIT = f"{Timeouts().bulk}s"
 
 _MEMORY = "64MB"
 """For the server to compare a hundred thousand rows without a detour over its disk."""
+
+_PART = 50_000
+"""Prices that are sent at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,8 +188,23 @@ async def _write(session: AsyncSession, staged: StagedFile, table: str, found: _
     await session.execute(text("SET LOCAL enable_nestloop TO DEFAULT"))
     if found.rows["changed"] + found.rows["attributes"] + found.rows["reactivated"]:
         await _run(session, SUPERSEDE.format(found=table), values)
-    if found.rows.total() > found.rows["added"] + found.rows["foreign"]:
         await _run(session, UPDATE.format(found=table), values)
+    if found.rows["repriced"]:
+        await _reprice(session, table)
+
+
+async def _reprice(session: AsyncSession, table: str) -> None:
+    """Prices alone: no other column of such a row differs."""
+    after = -(1 << 63)
+    while True:
+        values: dict[str, Any] = {"after": after, "part": _PART}
+        tokens, prices = (await _run(session, PRICES.format(found=table), values)).one()
+        if tokens is None:
+            return
+        await _run(session, REPRICE, {"tokens": tokens, "prices": prices})
+        if len(tokens) < _PART:
+            return
+        after = tokens[-1]
 
 
 async def _add(session: AsyncSession, staged: StagedFile, table: str, values: dict[str, Any]) -> None:
@@ -243,4 +263,7 @@ _TYPES: dict[str, Any] = {
     "day": DATE(),
     "exchanges": ARRAY(TEXT()),
     "tokens": ARRAY(BIGINT()),
+    "prices": ARRAY(TEXT()),
+    "after": BIGINT(),
+    "part": INTEGER(),
 }

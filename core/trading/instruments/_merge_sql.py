@@ -105,12 +105,28 @@ SUPERSEDE = f"""
     WHERE f.verdict IN ('changed', 'attributes', 'reactivated') AND f.since < :moment
 """  # noqa: S608
 
+# Every row conflicts: this is an UPDATE joined to the staged rows, as it is written where tables are sharded.
 UPDATE = f"""
-    UPDATE instruments t SET {", ".join(f"{column} = f.{column}" for column in _SET)}, is_active = true,
-        valid_from = CASE f.verdict WHEN 'repriced' THEN f.since ELSE greatest(f.since, :moment) END, updated_at = now()
-    FROM {{found}} f
-    WHERE f.instrument_token = t.instrument_token AND f.verdict IN ('changed', 'attributes', 'reactivated', 'repriced')
+    INSERT INTO instruments ({_list(_WRITTEN)}, source, is_active, valid_from, updated_at)
+    SELECT {_list(_WRITTEN, "f")}, :source, true, greatest(f.since, :moment), now()
+    FROM {{found}} f WHERE f.verdict IN ('changed', 'attributes', 'reactivated')
+    ON CONFLICT (instrument_token) DO UPDATE SET
+        {", ".join(f"{column} = excluded.{column}" for column in (*_SET, "is_active", "valid_from", "updated_at"))}
 """  # noqa: S608
+
+# Prices move every day and in every row, and are fetched and sent back, a part at a time: an ON CONFLICT, which locks each row
+# and checks it twice, takes an eighth longer.
+PRICES = """
+    SELECT array_agg(instrument_token) AS tokens, array_agg(price) AS prices FROM (
+        SELECT instrument_token, CAST(last_price AS text) AS price FROM {found}
+        WHERE verdict = 'repriced' AND instrument_token > :after ORDER BY instrument_token LIMIT :part
+    ) f
+"""
+REPRICE = """
+    UPDATE instruments t SET last_price = CAST(p.price AS numeric), updated_at = now()
+    FROM unnest(CAST(:tokens AS bigint[]), CAST(:prices AS text[])) AS p (token, price)
+    WHERE t.instrument_token = p.token
+"""
 
 GONE = """
     SELECT instrument_token, broker_key, exchange, trading_symbol, since >= :tomorrow AS later,

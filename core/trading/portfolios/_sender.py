@@ -3,7 +3,7 @@
 import asyncio
 import copy
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from core.database.connection import DatabaseManager
 from core.database.errors import (
@@ -13,18 +13,15 @@ from core.database.errors import (
     PandaDatabaseError,
     ServerFault,
     WriterClosed,
-    WriterOverloaded,
 )
 from core.database.monitoring import get_logger
+from core.trading.portfolios._answers import ENDED, NOT_REACHED, UNHEARD, in_doubt, never_sent, refuse, unanswered
 from core.trading.portfolios._batch import Row, insert, look_up
 from core.trading.portfolios._lane import Lane, is_passing, pause_after
 
 _LARGEST = (
     4_000_000  # characters of positions in one batch, so that its statement stays small beside the server's memory
 )
-_ENDED = "the snapshot writer ended while it stored the row"
-_NOT_REACHED = "the snapshot writer was closed before it came to this row"
-_AGAIN = "Write the same snapshot again: a key is stored once, whatever became of this attempt."
 
 _log = get_logger()
 
@@ -98,15 +95,15 @@ class Sender:
         if not is_passing(reason):
             raise reason
         if self._over or row.due <= row.future.get_loop().time():
-            raise self._unanswered_error(row, reason) from reason
+            raise self._outcome(row, reason) from reason
         self._note(reason, 1)
         await self.lane.recover(reason)
         return None
 
-    def _unanswered_error(self, row: Row, reason: PandaDatabaseError) -> PandaDatabaseError:
+    def _outcome(self, row: Row, reason: PandaDatabaseError) -> PandaDatabaseError:
         if row.in_doubt:
-            return CommitOutcomeUnknown(reason.message, hint=_AGAIN)
-        return WriterClosed(_NOT_REACHED) if self._over else never_sent(reason)
+            return in_doubt(reason.message)
+        return WriterClosed(NOT_REACHED) if self._over else never_sent(reason)
 
     def put(self, row: Row) -> None:
         self._queue.append(row)
@@ -114,7 +111,7 @@ class Sender:
 
     def _queue_first(self, row: Row) -> None:
         if self._over:
-            raise CommitOutcomeUnknown(_ENDED, hint=_AGAIN) if row.in_doubt else WriterClosed(_NOT_REACHED)
+            raise in_doubt(ENDED) if row.in_doubt else WriterClosed(NOT_REACHED)
         self._queue.appendleft(row)
         self._announce(row)
 
@@ -160,12 +157,11 @@ class Sender:
             _log.error("snapshot writer failed", error=self.last_error)
         for row in (*self._batch, *self._queue):
             if self._in_doubt(row):
-                error = CommitOutcomeUnknown(_ENDED, hint=_AGAIN)
-                _refuse(row, error, cause=fault)
+                refuse(row, in_doubt(ENDED), cause=fault)
             elif fault is not None:
-                _refuse(row, ServerFault(f"the snapshot writer failed ({type(fault).__name__})"), cause=fault)
+                refuse(row, ServerFault(f"the snapshot writer failed ({type(fault).__name__})"), cause=fault)
             else:
-                _refuse(row, WriterClosed(_NOT_REACHED))
+                refuse(row, WriterClosed(NOT_REACHED))
         self._queue.clear()
         self._batch = self._on_wire = ()
 
@@ -188,12 +184,12 @@ class Sender:
 
     async def _send(self, rows: Sequence[Row]) -> None:
         """Have each row answered, or put back to be tried again."""
-        rows = _unanswered(rows)
+        rows = unanswered(rows)
         if not rows:
             return
         try:
             connection = await self.lane.connect()
-            rows = _unanswered(rows)  # making the connection may have taken longer than some had
+            rows = unanswered(rows)  # making the connection may have taken longer than some had
             if not rows:
                 return
             self._on_wire = rows
@@ -203,7 +199,7 @@ class Sender:
             reasons = await look_up(connection, left_out, timeout=self.lane.limit) if left_out else ()
         except PandaDatabaseError as error:
             self._on_wire = ()
-            await self._failed(_unanswered(rows), error)
+            await self._failed(unanswered(rows), error)
         else:
             self._failures, self.trouble = 0, None
             if left_out:
@@ -229,7 +225,7 @@ class Sender:
                 self.trouble = reason
                 again.append(row)
             else:
-                _refuse(row, reason)
+                refuse(row, reason)
         if again and self.trouble is not None:
             await self._again(again, self.trouble)
 
@@ -246,7 +242,7 @@ class Sender:
             await self._send(rows[half:])
         else:
             for row in rows:
-                _refuse(row, copy.copy(error), cause=error)
+                refuse(row, copy.copy(error), cause=error)
 
     async def _again(self, rows: Sequence[Row], error: PandaDatabaseError) -> None:
         """Put rows back to the front of the queue, and wait a little."""
@@ -266,7 +262,7 @@ class Sender:
     def _expire(self) -> None:
         """Answer those whose time is up, and come again for the next."""
         self._alarm = None
-        waiting = _unanswered((*self._batch, *self._queue))
+        waiting = unanswered((*self._batch, *self._queue))
         if not waiting:
             return
         loop = waiting[0].future.get_loop()
@@ -275,30 +271,12 @@ class Sender:
             if row.due > now:
                 continue
             if self._in_doubt(row):
-                error = CommitOutcomeUnknown("the row was sent and no answer came within the deadline", hint=_AGAIN)
-                _refuse(row, error, cause=self.trouble)
+                refuse(row, in_doubt(UNHEARD), cause=self.trouble)
             else:
-                _refuse(row, never_sent(self.trouble), cause=self.trouble)
+                refuse(row, never_sent(self.trouble), cause=self.trouble)
         due = min((row.due for row in waiting if row.due > now), default=None)
         if due is not None:
             self._alarm = loop.call_at(due, self._expire)
 
     def _in_doubt(self, row: Row) -> bool:
         return row.in_doubt or row in self._on_wire
-
-
-def never_sent(trouble: PandaDatabaseError | None) -> PandaDatabaseError:
-    """Why a row whose time is up was never sent."""
-    if trouble is None or isinstance(trouble, CommitOutcomeUnknown):
-        return WriterOverloaded("the snapshot writer did not come to this row within its deadline")
-    return copy.copy(trouble)
-
-
-def _unanswered(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if not row.future.done()]
-
-
-def _refuse(row: Row, error: PandaDatabaseError, *, cause: BaseException | None = None) -> None:
-    if not row.future.done():
-        error.__cause__ = cause
-        row.future.set_exception(error)

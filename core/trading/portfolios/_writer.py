@@ -17,9 +17,10 @@ from core.database.errors import (
     WrongEventLoop,
 )
 from core.database.records import PortfolioSnapshotCreate
+from core.trading.portfolios._answers import never_sent
 from core.trading.portfolios._batch import Row
 from core.trading.portfolios._months import Months
-from core.trading.portfolios._sender import Sender, never_sent
+from core.trading.portfolios._sender import Sender
 
 _DAY = 86_400
 
