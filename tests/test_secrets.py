@@ -13,6 +13,7 @@ import logging
 import pickle
 import re
 import subprocess
+import sys
 import tarfile
 import time
 import traceback
@@ -24,10 +25,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
+import structlog
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import ValidationError
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.config.options import MonitoringOptions, Timeouts, TlsOptions
@@ -42,9 +45,9 @@ from core.database.embedded import EmbeddedServer
 from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine, tls_mode
 from core.database.errors import ConfigurationError, InvalidInput, InvalidKey, PandaDatabaseError, SerializationFailure
-from core.database.models import TradingSession, User
+from core.database.models import Strategy, StrategyRevision, TradingSession, User
 from core.database.records import TradingSessionCreate, UserCreate
-from core.trading import accounts, sessions
+from core.trading import accounts, sessions, strategies
 from core.trading.accounts import _passwords
 from tests.canary import canary, control, leaks, nowhere
 from tests.cluster import debian
@@ -95,6 +98,7 @@ class Said:
             told += "\n".join(f"{name}={value!r}" for name, value in vars(current).items())
             self.pieces.append(told.encode())
             queue += [current.__cause__, current.__context__, getattr(current, "orig", None)]
+            queue += getattr(current, "exceptions", ())
         if isinstance(error, PandaDatabaseError):
             self.pieces.append(pickle.dumps(error))
 
@@ -114,7 +118,7 @@ def locals_of(error: BaseException) -> Iterator[str]:
         for frame in told.stack:
             if not frame.filename.startswith(str(Path(__file__).parent)):
                 yield f"{frame.name} {frame.locals}"
-        queue += [told.__cause__, told.__context__]
+        queue += [told.__cause__, told.__context__, *(told.exceptions or ())]
 
 
 @pytest.fixture
@@ -323,6 +327,178 @@ async def test_no_other_way_to_fail_tells_its_values(database_url: str, said: Sa
     if "COMMIT" in way:
         assert isinstance(caught.value, SerializationFailure) and b"in commit" in bytes(said)
     nowhere(way, bytes(said), word)
+
+
+LITERAL: dict[str, str] = {
+    "no error": "SELECT pg_sleep(0.002), '{}'",
+    "in dollars": "SELECT $tag${}$tag$, 1 / 0",
+    "with escapes": "SELECT E'\\\\{}', 1 / 0",
+    "unique": "INSERT INTO users (username, hashed_password) VALUES ('taken', '{}')",
+    "no number": "SELECT '{}'::integer",
+    "syntax": "SELECT 'a' '{}'",
+    "a name that is none": "SELECT * FROM users WHERE username = {}",
+    "SET": "SET LOCAL panda.secret = {}",
+    "a comment": "SELECT 1 / 0 /* {} */",
+    "a password": "ALTER ROLE nobody_of_ours PASSWORD '{}'",
+    "several": "SELECT 1; SELECT '{}'",
+}
+
+
+@pytest.mark.parametrize("broker", [None, "paper"])
+async def test_no_literal_that_stands_in_a_statement_is_told(database_url: str, said: Said, broker: str | None) -> None:
+    """Of what is kept in quotes, that is; in the place of a name the server and we take it for one."""
+    word = canary()
+    watching = MonitoringOptions(slow_query=0.000_001)
+    async with DatabaseManager(database_url, monitoring=watching) as manager:
+        manager.engine.echo = "debug"
+        async with manager.transaction() as session:
+            session.add(User(username="taken", hashed_password="h"))
+        for what, statement in LITERAL.items():
+            try:
+                async with manager.get_session(broker=broker) as session:
+                    await session.execute(text(statement.format(word)))
+            except PandaDatabaseError as error:
+                if what == "a name that is none":
+                    continue
+                said.error(error)
+        told = bytes(said).decode(errors="replace")
+        assert "SELECT pg_sleep(?), ?" in told and "slow query" in told and "SET LOCAL panda.secret = ?" in told
+        name = f"SELECT * FROM users WHERE username = {word}"
+        nowhere(f"literals{' of a broker' if broker else ''}", told.replace(name, ""), word)
+
+
+async def test_no_value_that_is_read_is_told(manager: DatabaseManager, said: Said) -> None:
+    """By SQLAlchemy's echo, that is, which shows rows elsewhere, by asyncio's debug mode, or by who was asked to show all."""
+    word, ring = canary(), ring_of("k1")
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+    manager.engine.echo = "debug"
+    manager.engine.sync_engine.hide_parameters = False
+    manager.engine.sync_engine.pool.echo = "debug"
+    async with manager.transaction() as session:
+        session.add(User(id=7, username="reader", hashed_password=word))
+        await session.flush()
+        made = await sessions.open(session, user_id=7, broker="paper", credentials=word, ring=ring)
+        made.session.session_data = {"token": word}
+        of = {"token": word}
+        await strategies.define(session, strategy_id="momentum", name="Momentum", config=of, parameters=of)
+    envelope = made.session.credentials
+    assert envelope is not None
+    everything = (select(User), select(TradingSession), select(Strategy), select(StrategyRevision))
+    for options in ({}, {"read_only": True}, {"read_only": True, "consistent": True}, {"broker": "paper"}):
+        async with manager.get_session(**options) as session:
+            mine = everything[1:] if "broker" in options else everything
+            for query in mine:
+                assert (await session.scalars(query)).all()
+                assert (await session.execute(query.with_only_columns(*query.selected_columns))).all()
+                if options.get("read_only") is None:
+                    assert [row async for row in await session.stream(query)]
+            assert word in str((await session.execute(text("SELECT session_data FROM trading_sessions"))).all())
+            assert word == await session.scalar(text(f"SELECT '{word}'"))
+            assert word == await session.scalar(text("SELECT CAST(:word AS text)"), {"word": word})
+            if not options:
+                (await session.connection()).sync_connection.engine.hide_parameters = False  # type: ignore[union-attr]
+                changed = sa.update(User).values(hashed_password=word).returning(User.hashed_password)
+                assert await session.scalar(changed) == word
+                resumed = await sessions.resume(session, made.bearer)
+                assert sessions.credentials_of(resumed, ring=ring) == word
+                async with raw_connection(session) as raw:
+                    untyped: Any = raw
+                    assert await untyped.fetchval("SELECT hashed_password FROM users WHERE id = $1", 7) == word
+                out = io.BytesIO()
+                await bulk.copy_out(session, "SELECT hashed_password FROM users", output=out)
+                assert word.encode() in out.getvalue()
+    assert b"Row (values hidden)" in bytes(said) and b"Executing <" in bytes(said)
+    assert b"sqlalchemy.engine.Engine.panda" in bytes(said) and b"pool" in bytes(said)
+    shown = bytes(said)
+    nowhere("rows that are read: echo, DEBUG, asyncio's debug mode", shown, word)
+    nowhere("rows that are read: bearers, envelopes", shown, made.bearer, envelope.hex(), str(envelope))
+    assert not any(word[start : start + 10].encode() in shown for start in range(len(word) - 10)), (
+        "no part of it either"
+    )
+    # The control: an engine that is not ours is as it was.
+    other = sa.create_engine("sqlite://", echo="debug")
+    with other.connect() as connection:
+        connection.execute(text("SELECT :word, 'x'"), {"word": word})
+        connection.execute(text(f"SELECT '{word}'")).all()
+    other.dispose()
+    control("rows that are read: echo, DEBUG, asyncio's debug mode", bytes(said)[len(shown) :], word)
+
+
+async def _refused_in_a_group(manager: DatabaseManager, word: str) -> None:
+    async with manager.transaction() as session, asyncio.TaskGroup() as group:
+        group.create_task(accounts.register(session, "\n", word))
+
+
+async def _refused_with_notes(manager: DatabaseManager, word: str) -> None:
+    async with manager.transaction() as session:
+        try:
+            await accounts.register(session, "\n", word)
+        except InvalidInput as error:
+            error.add_note("while the day began")
+            raise ExceptionGroup("several", [error, ValueError("another")]) from error
+
+
+async def _retried(manager: DatabaseManager, word: str) -> None:
+    async def work(session: AsyncSession) -> None:
+        await session.execute(_INSERT, {"name": "again", "canary": word})
+        await session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$"))
+
+    await manager.run_transaction(work, max_attempts=3)
+
+
+async def _task_that_ends_badly(manager: DatabaseManager, word: str) -> None:
+    async def work() -> None:
+        async with manager.transaction() as session:
+            await session.execute(_INSERT, {"name": "taken", "canary": word})
+
+    task = asyncio.create_task(work())
+    await asyncio.wait([task])
+    shown = io.StringIO()
+    task.print_stack(file=shown)
+    logging.getLogger("core").error("%s %r", shown.getvalue(), task)
+    await task
+
+
+REPORTED: dict[str, Way] = {
+    "a task group": _refused_in_a_group,
+    "an exception group with notes": _refused_with_notes,
+    "a unit that is retried": _retried,
+    "a task that ends badly": _task_that_ends_badly,
+}
+
+
+@pytest.mark.parametrize("way", REPORTED)
+async def test_no_report_of_an_error_tells_its_values(
+    database_url: str, said: Said, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever reports it: logging, the hook of uncaught exceptions, the event loop, structlog, rich with all locals."""
+    word = canary()
+    async with DatabaseManager(database_url, timeouts=Timeouts(lock=0.2)) as manager:
+        async with manager.transaction() as session:
+            session.add(User(username="taken", hashed_password="h"))
+        with pytest.raises((PandaDatabaseError, ExceptionGroup)) as caught:
+            await REPORTED[way](manager, word)
+    error = caught.value
+    said.error(error)
+    logging.getLogger("core").error("failed", exc_info=error)
+    asyncio.get_running_loop().call_exception_handler({"message": "failed", "exception": error})
+    sys.excepthook(type(error), error, error.__traceback__)
+    own = str(Path(__file__).parent)
+    dicts = structlog.tracebacks.ExceptionDictTransformer(show_locals=True)((type(error), error, error.__traceback__))
+    frames = [frame for stack in _stacks(dicts) for frame in stack["frames"] if not frame["filename"].startswith(own)]
+    said.pieces.append(repr(frames).encode())
+    told = capsys.readouterr()
+    assert "Traceback" in told.err and frames
+    said.pieces.append((told.out + told.err).encode())
+    nowhere(f"reported: {way}", bytes(said), word)
+
+
+def _stacks(dicts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for stack in dicts:
+        yield stack
+        yield from (inner for group in stack.get("exceptions", ()) for inner in _stacks(group))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid", "127.0.0.1:1,127.0.0.1:2"])

@@ -17,6 +17,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from core.config.options import Environment, PoolOptions, Timeouts, TlsMode, TlsOptions
 from core.database.driver import Connector, ConnectSpec, DriverConnection, probe, wipe
 from core.database.engine._dialect import DRIVER_NAME
+from core.database.engine._echo import LOGGING_NAME
 from core.database.engine._pool import WatchedPool
 from core.database.engine._url import DatabaseUrl
 from core.database.errors import (
@@ -85,6 +86,7 @@ def build_engine(
         pool_timeout=pool.wait,
         pool_recycle=int(pool.recycle),
         hide_parameters=True,
+        logging_name=LOGGING_NAME,
         **({"execution_options": {"pgbouncer": True}} if options.pgbouncer else {}),
         json_serializer=strict_json_dumps,
         json_deserializer=strict_json_loads,

@@ -144,13 +144,27 @@ def scrub(error: BaseException) -> None:
             current.message = current.args[0]  # type: ignore[attr-defined]
 
 
+def _with_groups(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it came from, and the same of those that it is a group of."""
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        for current in chain(queue.pop()):
+            if id(current) not in seen:
+                seen.add(id(current))
+                yield current
+                if isinstance(current, BaseExceptionGroup):
+                    group = cast("BaseExceptionGroup[BaseException]", current)
+                    queue += group.exceptions
+
+
 def forget_locals(error: BaseException) -> None:
     """Clear the local variables in the frames that SQLAlchemy, the driver and this package have left behind in the tracebacks.
 
     Parameters and passwords stand in them, and reporters of errors that record locals send these away. The lines of the
     traceback stay, and so do the caller's own frames.
     """
-    for current in chain(error):
+    for current in _with_groups(error):
         step = current.__traceback__
         while step is not None:
             room: str = step.tb_frame.f_globals.get("__name__", "")
