@@ -46,7 +46,7 @@ from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine, tls_mode
 from core.database.errors import ConfigurationError, InvalidInput, InvalidKey, PandaDatabaseError, SerializationFailure
 from core.database.models import Strategy, StrategyRevision, TradingSession, User
-from core.database.records import TradingSessionCreate, UserCreate
+from core.database.records import SessionData, TradingSessionCreate, UserCreate
 from core.trading import accounts, sessions, strategies
 from core.trading.accounts import _passwords
 from tests.canary import canary, control, leaks, nowhere
@@ -380,13 +380,14 @@ async def test_no_value_that_is_read_is_told(manager: DatabaseManager, said: Sai
         session.add(User(id=7, username="reader", hashed_password=word))
         await session.flush()
         made = await sessions.open(session, user_id=7, broker="paper", credentials=word, ring=ring)
-        made.session.session_data = {"token": word}
+        made.session.session_data = SessionData.model_validate({"token": word})
         of = {"token": word}
         await strategies.define(session, strategy_id="momentum", name="Momentum", config=of, parameters=of)
     envelope = made.session.credentials
     assert envelope is not None
     everything = (select(User), select(TradingSession), select(Strategy), select(StrategyRevision))
-    for options in ({}, {"read_only": True}, {"read_only": True, "consistent": True}, {"broker": "paper"}):
+    ways: list[dict[str, Any]] = [{}, {"read_only": True}, {"read_only": True, "consistent": True}, {"broker": "paper"}]
+    for options in ways:
         async with manager.get_session(**options) as session:
             mine = everything[1:] if "broker" in options else everything
             for query in mine:
