@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import hypothesis
 import pytest
 import sqlalchemy as sa
 import structlog
+from hypothesis import strategies as st
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import ValidationError
@@ -43,7 +45,7 @@ from core.database.doctor import examine
 from core.database.driver import raw_connection
 from core.database.embedded import EmbeddedServer
 from core.database.encryption import KeyRing
-from core.database.engine import DatabaseUrl, EngineOptions, build_engine, tls_mode
+from core.database.engine import DatabaseUrl, EngineOptions, build_engine, is_guessed, tls_mode
 from core.database.errors import ConfigurationError, InvalidInput, InvalidKey, PandaDatabaseError, SerializationFailure
 from core.database.models import Strategy, StrategyRevision, TradingSession, User
 from core.database.records import SessionData, TradingSessionCreate, UserCreate
@@ -1045,10 +1047,43 @@ def test_plain_text_to_another_machine_is_refused_where_money_is_real(environmen
 @pytest.mark.parametrize("environment", ["staging", "production"])
 def test_the_default_url_and_passwords_that_anybody_tries_are_refused_where_money_is_real(environment: Any) -> None:
     default = DatabaseSettings().postgres_url
-    usual = ("pass", "Postgres", "changeme", "trader", "ledger")
+    usual = (
+        "pass", "Postgres", "changeme", "trader", "ledger", "Password123", "P%40ssw0rd", "my-secret-password", "trader2026!",
+        "ledger_dev", "zerodha@123".replace("@", "%40"), "aaaaaaaaaaaa", "20261130", "qwertyuiop", "x7", "LetMeIn2026",
+    )  # fmt: skip
     for url in (default, *(f"postgresql://trader:{word}@localhost/ledger" for word in usual)):
         with pytest.raises(ConfigurationError, match="try first") as caught:
             DatabaseManager(url, environment, "migrations_only")
         assert "pass@" not in str(caught.value)
         DatabaseManager(url, "development")
     DatabaseManager(f"postgresql://trader:{canary()}@localhost/ledger", environment, "migrations_only")
+
+
+@hypothesis.given(
+    st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789-_"), min_size=16, max_size=2_000)
+)
+def test_a_random_password_is_taken_for_no_guessed_one(word: str) -> None:
+    """As secrets.token_urlsafe makes them; and however long it is, it is looked at quickly."""
+    hypothesis.assume(len(set(word)) > 10 and len(re.sub("[^a-z]", "", word.lower())) > 8)
+    url = DatabaseUrl.parse(f"postgresql://x:{word}@localhost/y")
+    start = time.perf_counter()
+    guessed = is_guessed(url)
+    assert time.perf_counter() - start < 1
+    assert not guessed or any(
+        usual in word.lower() for usual in ("new", "me", "to", "is", "in", "db", "pg", "my", "x", "y")
+    )
+
+
+def test_hosts_that_look_local_and_are_not_are_refused_in_plain_text() -> None:
+    for host in (
+        "localhost.example.com", "127.0.0.1.example.com", "127.1", "2130706433", "0x7f000001", "0.0.0.0", "[::]", "LOCALHOST",
+        "[::ffff:8.8.8.8]", "localhost,db.example.com", "%2Ftmp,db.example.com", "127.0.0.1,10.0.0.1", "[fe80::1%25lo]",
+    ):  # fmt: skip
+        for mode in ("disable", "prefer", "require", "verify-ca"):
+            with pytest.raises(ConfigurationError, match="verify-full"):
+                DatabaseManager(f"postgresql://u:{canary()}@{host}/d?sslmode={mode}", "production", "migrations_only")
+    for query in ("hostaddr=8.8.8.8", "host=localhost&hostaddr=8.8.8.8", "service=x", "host=@abstract"):
+        with pytest.raises(ConfigurationError):
+            DatabaseManager(f"postgresql://u:{canary()}@/d?{query}", "production", "migrations_only")
+    for host in ("localhost", "127.0.0.1", "127.8.9.1", "[::1]", "%2Ftmp", "127.0.0.1,[::1]"):
+        DatabaseManager(f"postgresql://u:{canary()}@{host}/d", "production", "migrations_only")
