@@ -24,11 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import hypothesis
 import pytest
 import sqlalchemy as sa
 import structlog
+from fastapi import FastAPI, Request
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry, generate_latest
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import ValidationError
@@ -47,8 +53,11 @@ from core.database.embedded import EmbeddedServer
 from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine, is_guessed, tls_mode
 from core.database.errors import ConfigurationError, InvalidInput, InvalidKey, PandaDatabaseError, SerializationFailure
+from core.database.metrics import DatabaseMetrics
 from core.database.models import Strategy, StrategyRevision, TradingSession, User
 from core.database.records import SessionData, TradingSessionCreate, UserCreate
+from core.database.tracing import trace_queries
+from core.fastapi import Manager, WriteSession, install
 from core.trading import accounts, sessions, strategies
 from core.trading.accounts import _passwords
 from tests.canary import canary, control, leaks, nowhere
@@ -502,6 +511,57 @@ def _stacks(dicts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for stack in dicts:
         yield stack
         yield from (inner for group in stack.get("exceptions", ()) for inner in _stacks(group))
+
+
+async def test_nothing_that_leaves_the_process_tells_a_value(database_url: str, said: Said) -> None:
+    """A web application in debug mode with traces and metrics, asked with secrets in all that fails."""
+    word, exporter, registry = canary(), InMemorySpanExporter(), CollectorRegistry()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    watching = MonitoringOptions(slow_query=0.000_001)
+    manager = DatabaseManager(database_url, monitoring=watching, hooks=[trace_queries(provider)])
+    app = FastAPI(debug=True)
+    install(app, manager)
+
+    @app.post("/insert")
+    async def insert(request: Request, session: WriteSession) -> None:
+        await session.execute(_INSERT, {"name": "taken", "canary": (await request.body()).decode()})
+
+    @app.post("/literal")
+    async def literal(request: Request, session: WriteSession) -> None:
+        await session.execute(text(f"SELECT 1 / 0, '{(await request.body()).decode()}'"))
+
+    @app.post("/value")
+    async def value(request: Request, session: WriteSession) -> None:
+        session.add(User(username="\n", hashed_password=(await request.body()).decode()))
+        await session.flush()
+
+    @app.post("/login")
+    async def login(request: Request, manager: Manager) -> None:
+        await accounts.authenticate(manager, "nobody", (await request.body()).decode())
+
+    @app.post("/bug")
+    async def bug(request: Request, session: WriteSession) -> None:
+        await session.execute(_INSERT, {"name": "new", "canary": (await request.body()).decode()})
+        raise RuntimeError("a bug of the application's own")
+
+    async with app.router.lifespan_context(app), DatabaseMetrics(manager, registry=registry):
+        async with manager.transaction() as session:
+            session.add(User(username="taken", hashed_password="h"))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            for path, status in {"insert": 409, "literal": 422, "value": 422, "login": 401, "bug": 500}.items():
+                for accept in ("text/html", "application/json"):
+                    answer = await client.post(f"/{path}", content=word.encode(), headers={"accept": accept})
+                    assert answer.status_code == status, answer.text
+                    said.pieces.append(f"{answer.headers!r} {answer.text}".encode())
+                nowhere(f"a web application's answer: {path}", bytes(said), word)
+        said.pieces = [generate_latest(registry), repr(await manager.health_check()).encode()]
+        assert b"alpha_panda_database_" in said.pieces[0]
+        nowhere("metrics and health", bytes(said), word)
+    told = "".join(span.to_json() for span in exporter.get_finished_spans())
+    assert "SELECT ? / ?, ?" in told and "INSERT users" in told
+    nowhere("traces", told, word)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid", "127.0.0.1:1,127.0.0.1:2"])
