@@ -519,6 +519,17 @@ async def test_nothing_that_outlives_a_transaction_goes_on_to_the_next_session(f
             await session.execute(text("SET search_path = pg_catalog"))
         async with manager.get_session(read_only=True) as session:
             assert await session.scalar(text("SHOW search_path")) == '"$user", public'
+    # A pooler hands the server's connections on as they are.
+    async with DatabaseManager(database_of(filled), "testing", "migrations_only", pgbouncer=True) as pooled:
+        async with pooled.get_session(broker="paper") as session:
+            for what, (leave, _, _) in LEFT.items():
+                with pytest.raises(
+                    SessionMisuse, match="lead out" if what in ("a role", "a broker") else "other brokers"
+                ):
+                    await session.execute(text(leave if what != "what a block did" else "SET search_path = pg_catalog"))
+            assert await seen(session) == only("paper")
+            await session.execute(text("SET LOCAL work_mem = '8MB'"))
+    async with DatabaseManager(database_of(filled), pool=one) as manager:
         with pytest.raises(StatementFault):
             async with manager.transaction() as session:
                 await session.execute(text("SELECT pg_advisory_lock(42)"))

@@ -32,6 +32,14 @@ def refuse_outside() -> NoReturn:
     )
 
 
+def refuse_lasting() -> NoReturn:
+    """Raise what a broker's session gets behind a pooler for what would stay on a connection of everybody; nothing is sent."""
+    raise SessionMisuse(
+        "this would outlive the transaction, on a connection that the pooler gives to other brokers; it was not sent",
+        hint="Write SET LOCAL, CREATE TEMPORARY TABLE ... ON COMMIT DROP, pg_advisory_xact_lock(); a cursor without HOLD.",
+    )
+
+
 def begin_with(query: str, broker: str) -> str:
     """BEGIN, the role and the broker, in one message to the server.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from core.database.driver._broker import begin_with, not_begun, refuse_leaving, refuse_outside
+from core.database.driver._broker import begin_with, not_begun, refuse_lasting, refuse_leaving, refuse_outside
 from core.database.driver._effect import Effect, effect_of
 from core.database.errors import CommitOutcomeUnknown, ConnectionLost, PandaDatabaseError, TransactionAborted, translate
 from core.database.monitoring import ConnectionMonitor, TransactionOutcome
@@ -25,7 +25,7 @@ _GOODBYE = 1.0  # seconds
 class DriverConnection(asyncpg.Connection):
     """A connection whose COMMIT either stored the transaction or raised, and whose ROLLBACK ends in bounded time."""
 
-    __slots__ = ("broker", "cleanup", "failed", "idle_since", "on_statement", "used", "watch")
+    __slots__ = ("broker", "cleanup", "failed", "idle_since", "on_statement", "pooled", "used", "watch")
 
     broker: str | None
     """The broker whose rows the next transaction, or the open one, is bound to."""
@@ -33,6 +33,8 @@ class DriverConnection(asyncpg.Connection):
     """A statement of the open transaction failed and no savepoint has been rolled back to since."""
     idle_since: float
     """time.monotonic() of the last return to the pool."""
+    pooled: bool
+    """Behind it is a pooler that gives the server's connections to others between transactions."""
     used: bool
     """Something may have been left on it that outlives a transaction; the pool wipes it off before others get it."""
     on_statement: OnStatement | None
@@ -45,6 +47,7 @@ class DriverConnection(asyncpg.Connection):
         super().__init__(*args, **kwargs)
         self.broker = None
         self.failed = False
+        self.pooled = False
         self.used = False
         self.idle_since = time.monotonic()
         self.on_statement = None
@@ -103,12 +106,14 @@ class DriverConnection(asyncpg.Connection):
 
     def judge(self, effect: Effect) -> None:
         """Before a statement is sent. Raises `SessionMisuse` for what a broker's session may not send."""
-        if effect:
-            self.used = self.used or Effect.OUTLIVES in effect
+        if effect & (Effect.OUTLIVES | Effect.MAY_OUTLIVE):
+            self.used = True
         if self.broker is None:
             return
         if Effect.LEAVES in effect:
             refuse_leaving()
+        if self.pooled and Effect.OUTLIVES in effect:
+            refuse_lasting()
         if not self.is_in_transaction():
             refuse_outside()
 

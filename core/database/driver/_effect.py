@@ -29,7 +29,8 @@ _DROPPED = re.compile(r"\bON\s+COMMIT\s+DROP\b", re.IGNORECASE)
 _HOLD = re.compile(r"\bHOLD\b", re.IGNORECASE)
 _TEMPORARY = frozenset({"temp", "temporary", "pg_temp"})
 _ENDS = frozenset({"commit", "end", "abort", "discard"})
-_LASTING = frozenset({"listen", "load", "do", "call"})
+_LASTING = frozenset({"listen", "load"})
+_UNKNOWN = frozenset({"do", "call"})
 _OF_ROLES = frozenset({("alter", "role"), ("alter", "user"), ("drop", "owned"), ("reassign", "owned")})
 """What the restricted role might do to itself: change its password, give up its rights."""
 
@@ -42,6 +43,8 @@ class Effect(Flag):
     """It ends the transaction, leaves or changes the role, or names another broker."""
     OUTLIVES = 2
     """Something of it stays on the connection when the transaction is over: a setting, a temporary table, a cursor, a lock."""
+    MAY_OUTLIVE = 4
+    """It runs code of which nobody here knows."""
 
 
 def effect_of(sql: str) -> Effect:
@@ -80,6 +83,8 @@ def _of_words(words: list[str], sql: str) -> Effect:
         return Effect.NONE if after[:1] == ["to"] else Effect.LEAVES
     if first in ("set", "reset"):
         return _of_setting(words)
+    if first in _UNKNOWN:
+        return Effect.MAY_OUTLIVE
     made = first == "create" and not _TEMPORARY.isdisjoint(words) and not _DROPPED.search(sql)
     held = first == "declare" and _HOLD.search(sql) is not None
     return Effect.OUTLIVES if made or held or first in _LASTING else Effect.NONE
