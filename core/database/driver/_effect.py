@@ -16,15 +16,10 @@ _FIRST = 8  # words of a statement that are looked at
 _NAMES = ("role", "session_authorization", "panda.broker")
 _ANY = "\0"
 """A name written in escapes."""
-_FUNCTION = re.compile(r"set_config", re.IGNORECASE)
-_HARMLESS = re.compile(rf"set_config\(\s*'(?!(?:{'|'.join(map(re.escape, _NAMES))})')[a-z0-9_.]+'\s*,", re.IGNORECASE)
-_LOCAL = re.compile(r"set_config\([^()]*,\s*true\s*\)", re.IGNORECASE)
-_SETTINGS = re.compile(r"\bpg_settings\b", re.IGNORECASE)
-_OTHER_BROKER = re.compile(r"panda_set_broker", re.IGNORECASE)
-_ESCAPED_NAME = re.compile(r'u&"', re.IGNORECASE)
-_OUTLIVES = re.compile(
-    r"\bpg_(?:try_)?advisory_lock(?:_shared)?\b|\bINTO\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\b", re.IGNORECASE
-)
+_SUSPECT = ("set_config", "panda_set_broker", "pg_settings", "advisory_lock", "temp", 'u&"')
+_HARMLESS = re.compile(rf"set_config\(\s*'(?!(?:{'|'.join(map(re.escape, _NAMES))})')[a-z0-9_.]+'\s*,")
+_LOCAL = re.compile(r"set_config\([^()]*,\s*true\s*\)")
+_OUTLIVES = re.compile(r"\bpg_(?:try_)?advisory_lock(?:_shared)?\b|\binto\s+(?:local\s+|global\s+)?temp(?:orary)?\b")
 _DROPPED = re.compile(r"\bON\s+COMMIT\s+DROP\b", re.IGNORECASE)
 _HOLD = re.compile(r"\bHOLD\b", re.IGNORECASE)
 _TEMPORARY = frozenset({"temp", "temporary", "pg_temp"})
@@ -63,13 +58,16 @@ _kept = lru_cache(maxsize=2_000)(_effect_of)
 
 
 def _of_functions(sql: str) -> Effect:
+    text = sql.lower()
+    if not any(word in text for word in _SUSPECT):  # nearly every statement, and some are long
+        return Effect.NONE
     found = Effect.NONE
-    called = len(_FUNCTION.findall(sql))
-    if called > len(_HARMLESS.findall(sql)) or _OTHER_BROKER.search(sql):
+    called = text.count("set_config")
+    if called > len(_HARMLESS.findall(text)) or "panda_set_broker" in text:
         found |= Effect.LEAVES
-    if called > len(_LOCAL.findall(sql)) or _OUTLIVES.search(sql):
+    if called > len(_LOCAL.findall(text)) or _OUTLIVES.search(text):
         found |= Effect.OUTLIVES
-    if _ESCAPED_NAME.search(sql) or (_SETTINGS.search(sql) and "update" in sql.lower()):
+    if 'u&"' in text or ("pg_settings" in text and "update" in text):
         found |= Effect.LEAVES | Effect.OUTLIVES
     return found
 
