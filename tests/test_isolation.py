@@ -802,6 +802,26 @@ def test_whatever_stands_before_it_a_statement_that_leads_out_is_found(before: s
         assert Effect.LEAVES in effect_of(f"{before};RESET ROLE")
 
 
+async def test_whoever_is_cancelled_while_a_connection_is_wiped_leaves_none_behind_that_is_not(
+    filled: DatabaseManager,
+) -> None:
+    one = PoolOptions(size=1, max_overflow=0, read_size=1)
+    async with DatabaseManager(database_of(filled), pool=one) as manager:
+        cut = 0
+        for step in range(40):
+            try:
+                async with asyncio.timeout(step * 0.000_2), manager.transaction(broker="paper") as session:
+                    await session.execute(text("SET search_path = pg_catalog"))
+                    await session.execute(text("CREATE TEMP TABLE kept AS SELECT 1"))
+            except TimeoutError:
+                cut += 1
+            async with manager.get_session() as session:
+                assert await session.scalar(text("SHOW search_path")) == '"$user", public'
+                assert await session.scalar(text("SELECT to_regclass('pg_temp.kept')")) is None
+                assert await seen(session) == only(*BROKERS)
+        assert cut
+
+
 # Roles
 
 

@@ -41,6 +41,7 @@ from pydantic import ValidationError
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from core.cli.main import main
 from core.config.options import MonitoringOptions, Timeouts, TlsOptions
 from core.config.settings import DatabaseSettings, SettingsError, get_settings
 from core.database import bulk, roles
@@ -1070,6 +1071,64 @@ async def test_a_sealed_secret_is_in_no_file_of_the_server(talkative: Server, ke
     nowhere("pg_stat_activity", statements, *secrets, *bearers)
     assert "postgres" in processes
     nowhere("environment and command lines of the server", processes, *secrets, *bearers)
+
+
+_WATCHING = {
+    "shared_preload_libraries": "pg_stat_statements,auto_explain",
+    "pg_stat_statements.track": "all",
+    "auto_explain.log_min_duration": "0",
+    "auto_explain.log_analyze": "on",
+    "auto_explain.log_verbose": "on",
+    "auto_explain.log_nested_statements": "on",
+    "auto_explain.log_parameter_max_length": "-1",
+    "log_statement": "all",
+    "log_min_error_statement": "debug5",
+    "log_parameter_max_length_on_error": "-1",
+}
+
+
+async def _watched(server: debian.DebianServer, key: str, password: str, token: str, known: str) -> str:
+    """Logins and sessions, well and refused; what pg_stat_statements keeps of them."""
+    admin = await asyncpg.connect(server.url(user="postgres"))
+    await admin.execute("CREATE EXTENSION pg_stat_statements; GRANT pg_read_all_stats TO panda")
+    ring = KeyRing.parse(f"k1:{key}")
+    async with DatabaseManager(server.url()) as manager:
+        async with manager.transaction() as session:
+            owner = await accounts.register(session, "trader", password)
+        await accounts.authenticate(manager, "trader", password)
+        for name, wrong in (("trader", password + "x"), (password, password)):
+            with pytest.raises(accounts.InvalidCredentials):
+                await accounts.authenticate(manager, name, wrong)
+        for broker in (None, "paper"):
+            with pytest.raises(PandaDatabaseError):
+                async with manager.transaction(broker=broker) as session:
+                    await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
+                    await session.execute(text("SELECT 1 / 0, CAST(:known AS text)"), {"known": known})
+    rows = await admin.fetch("SELECT query FROM pg_stat_statements")
+    await admin.close()
+    return str(rows)
+
+
+@pytest.mark.component
+@pytest.mark.usefixtures("quick_hashes", "clean")
+def test_no_extension_that_watches_statements_is_told_a_secret(
+    component: Any, key: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    component(debian.binaries() is not None, "apt-get install postgresql")
+    password, token, known = canary(), canary(), canary()
+    with debian.debian_server(tls=False, further=_WATCHING) as server:
+        statements = asyncio.run(_watched(server, key, password, token, known))
+        monkeypatch.setenv("DATABASE__POSTGRES_URL", server.url())
+        get_settings.cache_clear()
+        for arguments in (["explain", "--slowest", "5", "-vv"], ["top", "--once"], ["doctor", "-vv", "--log-json"]):
+            main(arguments)
+        told = capsys.readouterr()
+        log = (server.folder / "postgres.log").read_bytes()
+    assert b"Query Text" in log and "trading_sessions" in statements and "trading_sessions" in told.out
+    control("server log with auto_explain, all statements and parameters", log, known)
+    nowhere("server log with auto_explain, all statements and parameters", log, password, token, key)
+    nowhere("pg_stat_statements", statements, password, token, key)
+    nowhere("panda explain, top and doctor", told.out + told.err, password, token, key, known)
 
 
 async def _backed_up(talkative: Server, file: Path) -> bytes:
