@@ -1125,8 +1125,8 @@ def test_no_extension_that_watches_statements_is_told_a_secret(
         told = capsys.readouterr()
         log = (server.folder / "postgres.log").read_bytes()
     assert b"Query Text" in log and "trading_sessions" in statements and "trading_sessions" in told.out
-    control("server log with auto_explain, all statements and parameters", log, known)
-    nowhere("server log with auto_explain, all statements and parameters", log, password, token, key)
+    control("server log of auto_explain with all parameters", log, known)
+    nowhere("server log of auto_explain with all parameters", log, password, token, key)
     nowhere("pg_stat_statements", statements, password, token, key)
     nowhere("panda explain, top and doctor", told.out + told.err, password, token, key, known)
 
