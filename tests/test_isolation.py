@@ -1,6 +1,8 @@
 """A broker's session sees and writes the rows of its broker, whatever happened on the connection before."""
 
 import asyncio
+import functools
+import io
 import json
 import secrets
 from collections.abc import Iterator
@@ -10,8 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 import asyncpg
+import hypothesis
 import pytest
 import sqlalchemy as sa
+from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -47,6 +51,7 @@ from core.database.models import (
     User,
     snapshot_partition_name,
 )
+from core.database.monitoring import sql_tokens
 from core.database.records import PortfolioSnapshotCreate, Positions
 from core.testing import make_portfolio, make_snapshot, make_user
 from core.trading import portfolios, sessions
@@ -347,51 +352,190 @@ async def test_row_security_cannot_be_switched_off(filled: DatabaseManager) -> N
             await session.execute(select(Portfolio.broker))
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "RESET ROLE",
-        "set role none",
-        "SET LOCAL ROLE NONE",
-        "SET SESSION ROLE NONE",
-        "SET SESSION AUTHORIZATION DEFAULT",
-        "RESET SESSION AUTHORIZATION",
-        "SET LOCAL panda.broker = 'zerodha'",
-        'SET "panda"."broker" = zerodha',
-        "RESET panda.broker",
-        "COMMIT",
-        "END",
-        "ROLLBACK",
-        "ROLLBACK AND CHAIN",
-        "ABORT",
-        "PREPARE TRANSACTION 'x'",
-        "DISCARD ALL",
-        "-- a comment\n /* and\n another */ ; COMMIT",
-    ],
-)
-async def test_a_statement_that_leads_out_of_the_session_is_not_sent(filled: DatabaseManager, statement: str) -> None:
-    async with filled.get_session(broker="paper") as session:
-        assert await who(session) == RESTRICTED_ROLE
-        with pytest.raises(SessionMisuse, match="lead out"):
-            await session.execute(text(statement))
-        assert await seen(session) == only("paper")
-        async with raw_connection(session) as raw:
-            untyped: Any = raw
+LEADS_OUT = [
+    "RESET ROLE",
+    "set role none",
+    "SET LOCAL ROLE NONE",
+    "SET SESSION ROLE NONE",
+    "SET SESSION AUTHORIZATION DEFAULT",
+    "RESET SESSION AUTHORIZATION",
+    "SET LOCAL panda.broker = 'zerodha'",
+    'SET "panda"."broker" = zerodha',
+    "RESET panda.broker",
+    "COMMIT",
+    "END",
+    "ROLLBACK",
+    "ROLLBACK AND CHAIN",
+    "ABORT",
+    "PREPARE TRANSACTION 'x'",
+    "DISCARD ALL",
+    "-- a comment\n /* and\n another */ ; COMMIT",
+    "SET/**/ROLE NONE",
+    "SET -- a comment\n LOCAL ROLE NONE",
+    'SET "role" TO none',
+    'SET U&"\\0072ole" TO none',
+    "SET session_authorization TO DEFAULT",
+    "/* one /* in another */ */ RESET ROLE",
+    'SET "Panda.broker" TO zerodha',
+    "SET panda /**/ . broker = 'zerodha'",
+    "SELECT set_config('role', 'none', true)",
+    "SELECT set_config(lower('ROLE'), 'none', true)",
+    "SELECT pg_catalog.set_config('panda.broker', 'zerodha', true)",
+    "UPDATE pg_settings SET setting = 'none' WHERE name = 'role'",
+    "SELECT panda_set_broker('zerodha')",
+    "ALTER ROLE panda_app PASSWORD 'known'",
+    "DROP OWNED BY CURRENT_USER",
+]
+
+
+async def test_a_statement_that_leads_out_of_the_session_is_not_sent(filled: DatabaseManager) -> None:
+    for statement in LEADS_OUT:
+        async with filled.get_session(broker="paper") as session:
+            assert await who(session) == RESTRICTED_ROLE
+            await refused(session, statement)
+            assert await seen(session) == only("paper"), statement
+
+
+async def refused(session: AsyncSession, statement: str) -> None:
+    """By the session and by the driver's connection, in each way that they have to run it."""
+    sends: list[Any] = [
+        lambda: session.execute(text(statement)),
+        lambda: session.execute(text(statement), [{}, {}]),
+        lambda: session.stream(text(statement)),
+    ]
+    async with raw_connection(session) as connection:
+        raw: Any = connection
+        calls = (raw.execute, raw.fetch, raw.fetchrow, raw.fetchval, raw.prepare, raw.cursor)
+        sends += [functools.partial(call, statement) for call in calls]
+        sends += [functools.partial(raw.executemany, statement, [()])]
+        sends += [
+            functools.partial(raw.execute, f"SELECT {text}; {statement}") for text in ("1", "'\\'", "'a;' /* ; */")
+        ]
+        for send in sends:
             with pytest.raises(SessionMisuse, match="lead out"):
-                await untyped.execute(statement)
-            assert raw.is_in_transaction()
+                await send()
+        assert raw.is_in_transaction()
+
+
+async def test_past_its_transaction_a_brokers_connection_sends_nothing(filled: DatabaseManager) -> None:
+    """BEGIN is lazy: what goes to the driver before the session's first statement would see every broker."""
+    query = "SELECT broker FROM portfolios"
+    async with filled.get_session(broker="paper") as session:
+        raw: Any = (await (await session.connection()).get_raw_connection()).driver_connection
+        sends: list[Any] = [
+            functools.partial(call, query) for call in (raw.execute, raw.fetch, raw.fetchval, raw.prepare)
+        ]
+        sends += [
+            lambda: raw.executemany("UPDATE portfolios SET name = 'x'", [()]),
+            lambda: raw.copy_from_query(query, output=io.BytesIO()),
+            lambda: raw.copy_records_to_table("users", records=[(1,)], columns=["id"]),
+        ]
+        for send in sends:
+            with pytest.raises(SessionMisuse, match="no transaction of the broker"):
+                await send()
+        assert await seen(session) == only("paper")
+        await raw.execute("COMMIT;")  # as it would be called by who knows the driver
+        with pytest.raises(SessionMisuse, match="no transaction of the broker"):
+            await raw.fetch(query)
 
 
 async def test_a_statement_that_was_prepared_before_is_refused_too(filled: DatabaseManager) -> None:
     one = PoolOptions(size=1, max_overflow=0, read_size=1)
     async with DatabaseManager(str(database_of(filled)), pool=one) as manager:
         async with manager.get_session() as session:
+            raw: Any = (await (await session.connection()).get_raw_connection()).driver_connection
+            kept = await raw.prepare("RESET ROLE")
             await session.execute(text("RESET ROLE"))
             await session.commit()
         async with manager.get_session(broker="paper") as session:
             with pytest.raises(SessionMisuse, match="lead out"):
                 await session.execute(text("RESET ROLE"))
+            for run in ("fetch", "fetchrow", "fetchval", "cursor", "executemany"):
+                with pytest.raises(SessionMisuse, match="lead out"):
+                    await getattr(kept, run)()
             assert await who(session) == RESTRICTED_ROLE
+
+
+LEFT: dict[str, tuple[str, str, Any]] = {
+    "a setting": ("SET search_path = pg_catalog", "SHOW search_path", '"$user", public'),
+    "a setting of a function": (
+        "SELECT set_config('search_path', 'pg_catalog', false)",
+        "SHOW search_path",
+        '"$user", public',
+    ),
+    "a role": (f"SET ROLE {RESTRICTED_ROLE}", "SELECT current_user = session_user", True),
+    "a broker": ("SET panda.broker = 'zerodha'", "SELECT coalesce(current_setting('panda.broker', true), '')", ""),
+    "a cursor": (
+        "DECLARE kept CURSOR WITH HOLD FOR SELECT * FROM portfolios",
+        "SELECT count(*) FROM pg_cursors WHERE name = 'kept'",
+        0,
+    ),
+    "a temporary table": (
+        "CREATE TEMPORARY TABLE kept AS SELECT * FROM portfolios",
+        "SELECT to_regclass('pg_temp.kept')",
+        None,
+    ),
+    "a table's shadow": (
+        "CREATE TEMP TABLE strategies (strategy_id int)",
+        "SELECT to_regclass('pg_temp.strategies')",
+        None,
+    ),
+    "a function": (
+        "CREATE FUNCTION pg_temp.kept() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "SELECT to_regprocedure('pg_temp.kept()')",
+        None,
+    ),
+    "a lock": (
+        "SELECT pg_advisory_lock(42)",
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        0,
+    ),
+    "a channel": ("LISTEN kept", "SELECT count(*) FROM pg_listening_channels()", 0),
+    "what a block did": ("DO $$ BEGIN EXECUTE 'SET search_path = pg_catalog'; END $$", "SHOW search_path", '"$user", public'),
+}  # fmt: skip
+
+
+async def test_nothing_that_outlives_a_transaction_goes_on_to_the_next_session(filled: DatabaseManager) -> None:
+    one = PoolOptions(size=1, max_overflow=0, read_size=1)
+    async with DatabaseManager(database_of(filled), pool=one) as manager:
+        for _ in range(2):  # the second time the statement is prepared already
+            for what, (leave, ask, clean) in LEFT.items():
+                for broker in (None, "paper"):
+                    if broker is not None and what in ("a role", "a broker"):
+                        continue  # refused, as told above
+                    async with manager.transaction(broker=broker) as session:
+                        pid = await session.scalar(text("SELECT pg_backend_pid()"))
+                        await session.execute(text(leave))
+                        assert await session.scalar(text(ask)) != clean or what in ("a role", "a channel")
+                    for following in ("zerodha", None):
+                        async with manager.get_session(broker=following) as session:
+                            if what != "a role" or following is None:
+                                found = await session.scalar(text(ask))
+                                assert found == (following or "" if what == "a broker" else clean), what
+                            if what != "a table's shadow":
+                                assert await seen(session) == (only(following) if following else only(*BROKERS))
+                            assert await session.scalar(text("SELECT pg_backend_pid()")) == pid, "no new connection"
+        async with manager.get_session(read_only=True) as session:
+            await session.execute(text("SET search_path = pg_catalog"))
+        async with manager.get_session(read_only=True) as session:
+            assert await session.scalar(text("SHOW search_path")) == '"$user", public'
+    # A pooler hands the server's connections on as they are.
+    async with DatabaseManager(database_of(filled), "testing", "migrations_only", pgbouncer=True) as pooled:
+        async with pooled.get_session(broker="paper") as session:
+            for what, (leave, _, _) in LEFT.items():
+                with pytest.raises(
+                    SessionMisuse, match="lead out" if what in ("a role", "a broker") else "other brokers"
+                ):
+                    await session.execute(text(leave if what != "what a block did" else "SET search_path = pg_catalog"))
+            assert await seen(session) == only("paper")
+            await session.execute(text("SET LOCAL work_mem = '8MB'"))
+    async with DatabaseManager(database_of(filled), pool=one) as manager:
+        with pytest.raises(StatementFault):
+            async with manager.transaction() as session:
+                await session.execute(text("SELECT pg_advisory_lock(42)"))
+                await session.execute(text("SELECT nothing"))
+        async with manager.get_session() as session:
+            assert await session.scalar(text(LEFT["a lock"][1])) == 0
 
 
 def database_of(manager: DatabaseManager) -> str:
@@ -523,8 +667,8 @@ async def test_the_owner_of_the_tables_is_bound_by_policies_too(filled: Database
             assert (await session.scalars(select(Portfolio.broker))).all() == []
 
 
-async def test_a_login_that_starts_as_the_restricted_role_cannot_go_back(filled: DatabaseManager) -> None:
-    """The way for SQL that is not one's own: RESET ROLE leads to the role that the connection began with."""
+async def test_a_login_that_starts_as_the_restricted_role_falls_back_to_it(filled: DatabaseManager) -> None:
+    """RESET ROLE leads to the role that the connection began with, SET ROLE NONE to the login: so the guide says."""
     url = f"{database_of(filled)}&options=-c%20role%3D{RESTRICTED_ROLE}"
     async with DatabaseManager(url, "testing", "migrations_only") as manager:
         async with manager.get_session() as session:
@@ -535,6 +679,12 @@ async def test_a_login_that_starts_as_the_restricted_role_cannot_go_back(filled:
             assert await seen(session) == only("paper")
             await session.execute(text("DO $$ BEGIN EXECUTE 'RESET ' || 'ROLE'; END $$"))
             assert await seen(session) == only("paper")
+        async with manager.get_session() as session:
+            await session.execute(text("SET ROLE NONE"))
+            assert await seen(session) == only(*BROKERS)
+            await session.commit()
+        async with manager.get_session() as session:
+            assert await seen(session) == only(), "wiped off"
 
 
 # Where the role or the function is missing
@@ -606,23 +756,70 @@ async def test_old_rows_survive_the_upgrade_and_the_downgrade(empty_database: st
     await engine.dispose()
 
 
-def test_the_check_on_every_unprepared_statement_is_of_its_first_words_only() -> None:
-    from core.database.driver._broker import begin_with, leaves_broker
+def test_what_a_statement_does_is_told_by_its_words() -> None:
+    from core.database.driver._broker import begin_with
+    from core.database.driver._effect import Effect, effect_of
 
     assert begin_with("BEGIN;", "paper").endswith(f"SET LOCAL ROLE {RESTRICTED_ROLE}")
-
+    with pytest.raises(InvalidInput):
+        begin_with("BEGIN;", "paper'; RESET ROLE; --")
     for statement in (
         "SELECT 1",
         "UPDATE users SET role = 'x'",
         "SELECT 'COMMIT'",
+        "SELECT 'a; COMMIT'; SELECT $$; RESET ROLE$$; SELECT 1",
         "ROLLBACK TO SAVEPOINT sa_savepoint_1",
         "ROLLBACK WORK TO SAVEPOINT a",
         "SET LOCAL statement_timeout = 100",
+        "SET TRANSACTION READ ONLY",
+        "SELECT set_config('statement_timeout', '5', true), set_config('lock_timeout', '5', true)",
+        "CREATE TEMPORARY TABLE staged (x int) ON COMMIT DROP",
+        "SELECT pg_advisory_xact_lock(1)",
         "ENDLESS",
         "WITH a AS (SELECT 1) SELECT * FROM a -- COMMIT",
+        "",
+        ";",
     ):
-        assert not leaves_broker(statement), statement
+        assert effect_of(statement) == Effect.NONE, statement
+    for statement in (
+        "SET statement_timeout = 100",
+        "SELECT 1 INTO TEMP kept",
+        "SELECT pg_try_advisory_lock(1)",
+        "RESET ALL",
+    ):
+        assert effect_of(statement) == Effect.OUTLIVES, statement
     assert issubclass(DriverConnection, asyncpg.Connection)
+
+
+@hypothesis.given(st.text(st.sampled_from("SETROL; '\"$-/*\\\n\0\ud800aé"), max_size=40))
+def test_whatever_stands_before_it_a_statement_that_leads_out_is_found(before: str) -> None:
+    """Whether the server sees text or a comment there or not: what cannot be told counts."""
+    from core.database.driver._effect import Effect, effect_of
+
+    effect_of(before)
+    tokens = list(sql_tokens(f"{before};RESET ROLE"))
+    if [token.text for token in tokens[-4:]] == [";", "RESET", " ", "ROLE"]:
+        assert Effect.LEAVES in effect_of(f"{before};RESET ROLE")
+
+
+async def test_whoever_is_cancelled_while_a_connection_is_wiped_leaves_none_behind_that_is_not(
+    filled: DatabaseManager,
+) -> None:
+    one = PoolOptions(size=1, max_overflow=0, read_size=1)
+    async with DatabaseManager(database_of(filled), pool=one) as manager:
+        cut = 0
+        for step in range(40):
+            try:
+                async with asyncio.timeout(step * 0.000_2), manager.transaction(broker="paper") as session:
+                    await session.execute(text("SET search_path = pg_catalog"))
+                    await session.execute(text("CREATE TEMP TABLE kept AS SELECT 1"))
+            except TimeoutError:
+                cut += 1
+            async with manager.get_session() as session:
+                assert await session.scalar(text("SHOW search_path")) == '"$user", public'
+                assert await session.scalar(text("SELECT to_regclass('pg_temp.kept')")) is None
+                assert await seen(session) == only(*BROKERS)
+        assert cut
 
 
 # Roles
@@ -689,10 +886,52 @@ async def test_rights_that_were_lost_and_rights_on_partitions_are_in_the_plan(fi
         await session.execute(text(f"GRANT SELECT ON {PARTITION} TO {RESTRICTED_ROLE}"))
     mine = [step.sql for step in (await roles.plan(filled.engine)).steps if step.role == RESTRICTED_ROLE]
     assert mine == [
+        f"REVOKE SELECT ON {PARTITION} FROM {RESTRICTED_ROLE}",
         f"GRANT SELECT, INSERT, UPDATE ON portfolios TO {RESTRICTED_ROLE}",
         f"GRANT SELECT (id, username, is_active, created_at, updated_at), UPDATE (updated_at) ON users TO {RESTRICTED_ROLE}",
-        f"REVOKE ALL ON {PARTITION} FROM {RESTRICTED_ROLE}",
     ]
+
+
+DRIFT = {
+    "the restricted role on a partition": f"GRANT SELECT ON {PARTITION} TO {RESTRICTED_ROLE}",
+    "everybody on a partition": f"GRANT SELECT ON {PARTITION} TO PUBLIC",
+    "a column of a partition": f"GRANT SELECT (cash) ON {PARTITION} TO {RESTRICTED_ROLE}",
+    "everybody on a table": "GRANT SELECT ON portfolios TO PUBLIC",
+    "everybody instead of the role": f"REVOKE SELECT ON strategies FROM {RESTRICTED_ROLE}; GRANT SELECT ON strategies TO PUBLIC",
+    "a hash": f"GRANT SELECT (hashed_password) ON users TO {RESTRICTED_ROLE}",
+    "a whole table of hashes": f"GRANT ALL ON users TO {RESTRICTED_ROLE}",
+    "more than it should": f"GRANT DELETE, TRUNCATE ON portfolios TO {RESTRICTED_ROLE}",
+    "the reader on envelopes": "GRANT SELECT (credentials) ON trading_sessions TO {reader}",
+    "a reader that writes": "GRANT SELECT, INSERT ON users TO {reader}",
+    "what is made later": f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {RESTRICTED_ROLE}",
+    "what is made later, for everybody": "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO PUBLIC",
+}  # fmt: skip
+
+
+async def test_rights_beside_those_that_are_wanted_are_taken_away(filled: DatabaseManager) -> None:
+    reader = f"reader_{secrets.token_hex(4)}"
+    try:
+        await roles.apply(filled.engine, reader=reader)
+        for what, statements in DRIFT.items():
+            async with filled.transaction() as session:
+                for statement in statements.format(reader=reader).split(";"):
+                    await session.execute(text(statement))
+            found = await roles.plan(filled.engine, reader=reader)
+            assert found.steps and not found.forbidden, what
+            if what != "everybody instead of the role":
+                async with filled.transaction() as session:  # by hand, as `panda roles plan --sql` prints them
+                    for statement in found.sql.split(";\n")[:-1]:
+                        await session.execute(text(statement))
+                assert (await roles.plan(filled.engine, reader=reader)).steps == (), what
+            else:
+                assert len((await roles.apply(filled.engine, reader=reader)).steps) == 2
+                assert (await roles.plan(filled.engine, reader=reader)).steps == (), what
+            assert (await told(database_of(filled))).status == "ok"
+        async with filled.transaction(broker="paper") as session:
+            assert await seen(session) == only("paper")
+            assert (await session.execute(select(User.id, User.username))).one().username == "trader"
+    finally:
+        await dropped(database_of(filled), [reader])
 
 
 @pytest.mark.parametrize("name", ["", "Robert", "a; DROP TABLE users", "pg_monitor", RESTRICTED_ROLE, "a" * 64])
@@ -760,6 +999,19 @@ async def test_a_login_of_the_application_owns_nothing_and_works_for_every_broke
         await roles.apply(manager.engine)
     login = f"CREATE ROLE runner LOGIN PASSWORD '{debian.PASSWORD}'"
     await run_as(plain_server, "postgres", login, "GRANT panda_application TO runner")
+    mighty = f"ALTER ROLE {RESTRICTED_ROLE} BYPASSRLS REPLICATION"
+    await run_as(plain_server, "postgres", mighty, f"GRANT pg_read_all_data TO {RESTRICTED_ROLE}")
+    await run_as(plain_server, "postgres", f"ALTER ROLE {RESTRICTED_ROLE} SET panda.broker = 'paper'")
+    async with DatabaseManager(plain_server.url(user="postgres"), "testing", "migrations_only") as manager:
+        assert [step.sql for step in (await roles.apply(manager.engine)).steps] == [
+            f"ALTER ROLE {RESTRICTED_ROLE} NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB NOREPLICATION",
+            f"REVOKE pg_read_all_data FROM {RESTRICTED_ROLE}",
+            f"ALTER ROLE {RESTRICTED_ROLE} RESET panda.broker",
+        ]
+        assert (await roles.plan(manager.engine)).steps == ()
+        for name in ("application", "reader"):
+            with pytest.raises(ConfigurationError, match="superuser"):
+                await roles.plan(manager.engine, **{name: "postgres"})
     await run_as(plain_server, "postgres", f"ALTER ROLE {RESTRICTED_ROLE} PASSWORD '{debian.PASSWORD}'")
     for user, sees in (("runner", BROKERS), (RESTRICTED_ROLE, ())):
         url = plain_server.url(user=user)

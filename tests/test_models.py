@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
 import core
-from core.database import roles, schema
+from core.database import schema
 from core.database.connection import DatabaseManager
 from core.database.encryption import KeyRing
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
@@ -48,6 +48,7 @@ from core.database.models import (
     snapshot_partition_ddl,
     snapshot_partition_name,
 )
+from core.database.roles._rights import _SECRETS
 from core.testing import make_portfolio, make_user
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -618,14 +619,14 @@ def test_whatever_belongs_to_a_broker_has_policies_and_what_sounds_secret_is_clo
         if re.search("hash|secret|token|credential|envelope|password|key$", column.name)
     }
     known = {"instrument_token", "exchange_token", "broker_key"}  # numbers and names of instruments, which are public
-    assert sounding - known <= roles._SECRETS
+    assert sounding - known <= _SECRETS
     assert set(RESTRICTED_RIGHTS) <= set(TABLES)
     for table in set(TABLES) & set(RESTRICTED_RIGHTS):
         secret = [
             column.name
             for column in TABLES[table].columns
             # A broker's session opens and takes up again its own trading sessions, and those alone by their policy.
-            if column.name in roles._SECRETS - {"credentials", "envelope", "bearer_hash"}
+            if column.name in _SECRETS - {"credentials", "envelope", "bearer_hash"}
         ]
         assert not secret or "(" in RESTRICTED_RIGHTS[table], f"panda_app reads {secret} of {table}"
 

@@ -13,6 +13,7 @@ import logging
 import pickle
 import re
 import subprocess
+import sys
 import tarfile
 import time
 import traceback
@@ -23,13 +24,24 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
+import hypothesis
 import pytest
+import sqlalchemy as sa
+import structlog
+from fastapi import FastAPI, Request
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry, generate_latest
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import ValidationError
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from core.cli.main import main
 from core.config.options import MonitoringOptions, Timeouts, TlsOptions
 from core.config.settings import DatabaseSettings, SettingsError, get_settings
 from core.database import bulk, roles
@@ -40,11 +52,14 @@ from core.database.doctor import examine
 from core.database.driver import raw_connection
 from core.database.embedded import EmbeddedServer
 from core.database.encryption import KeyRing
-from core.database.engine import DatabaseUrl, EngineOptions, build_engine, tls_mode
+from core.database.engine import DatabaseUrl, EngineOptions, build_engine, is_guessed, tls_mode
 from core.database.errors import ConfigurationError, InvalidInput, InvalidKey, PandaDatabaseError, SerializationFailure
-from core.database.models import TradingSession, User
-from core.database.records import TradingSessionCreate, UserCreate
-from core.trading import accounts, sessions
+from core.database.metrics import DatabaseMetrics
+from core.database.models import Strategy, StrategyRevision, TradingSession, User
+from core.database.records import SessionData, TradingSessionCreate, UserCreate
+from core.database.tracing import trace_queries
+from core.fastapi import Manager, WriteSession, install
+from core.trading import accounts, sessions, strategies
 from core.trading.accounts import _passwords
 from tests.canary import canary, control, leaks, nowhere
 from tests.cluster import debian
@@ -95,6 +110,7 @@ class Said:
             told += "\n".join(f"{name}={value!r}" for name, value in vars(current).items())
             self.pieces.append(told.encode())
             queue += [current.__cause__, current.__context__, getattr(current, "orig", None)]
+            queue += getattr(current, "exceptions", ())
         if isinstance(error, PandaDatabaseError):
             self.pieces.append(pickle.dumps(error))
 
@@ -114,7 +130,7 @@ def locals_of(error: BaseException) -> Iterator[str]:
         for frame in told.stack:
             if not frame.filename.startswith(str(Path(__file__).parent)):
                 yield f"{frame.name} {frame.locals}"
-        queue += [told.__cause__, told.__context__]
+        queue += [told.__cause__, told.__context__, *(told.exceptions or ())]
 
 
 @pytest.fixture
@@ -323,6 +339,230 @@ async def test_no_other_way_to_fail_tells_its_values(database_url: str, said: Sa
     if "COMMIT" in way:
         assert isinstance(caught.value, SerializationFailure) and b"in commit" in bytes(said)
     nowhere(way, bytes(said), word)
+
+
+LITERAL: dict[str, str] = {
+    "no error": "SELECT pg_sleep(0.002), '{}'",
+    "in dollars": "SELECT $tag${}$tag$, 1 / 0",
+    "with escapes": "SELECT E'\\\\{}', 1 / 0",
+    "unique": "INSERT INTO users (username, hashed_password) VALUES ('taken', '{}')",
+    "no number": "SELECT '{}'::integer",
+    "syntax": "SELECT 'a' '{}'",
+    "a name that is none": "SELECT * FROM users WHERE username = {}",
+    "SET": "SET LOCAL panda.secret = {}",
+    "a comment": "SELECT 1 / 0 /* {} */",
+    "a password": "ALTER ROLE nobody_of_ours PASSWORD '{}'",
+    "several": "SELECT 1; SELECT '{}'",
+}
+
+
+@pytest.mark.parametrize("broker", [None, "paper"])
+async def test_no_literal_that_stands_in_a_statement_is_told(database_url: str, said: Said, broker: str | None) -> None:
+    """Of what is kept in quotes, that is; in the place of a name the server and we take it for one."""
+    word = canary()
+    watching = MonitoringOptions(slow_query=0.000_001)
+    async with DatabaseManager(database_url, monitoring=watching) as manager:
+        manager.engine.echo = "debug"
+        async with manager.transaction() as session:
+            session.add(User(username="taken", hashed_password="h"))
+        for what, statement in LITERAL.items():
+            try:
+                async with manager.get_session(broker=broker) as session:
+                    await session.execute(text(statement.format(word)))
+            except PandaDatabaseError as error:
+                if what == "a name that is none":
+                    continue
+                said.error(error)
+        told = bytes(said).decode(errors="replace")
+        assert "SELECT pg_sleep(?), ?" in told and "slow query" in told and "SET LOCAL panda.secret = ?" in told
+        name = f"SELECT * FROM users WHERE username = {word}"
+        nowhere(f"literals{' of a broker' if broker else ''}", told.replace(name, ""), word)
+
+
+async def test_no_value_that_is_read_is_told(manager: DatabaseManager, said: Said) -> None:
+    """By SQLAlchemy's echo, that is, which shows rows elsewhere, by asyncio's debug mode, or by who was asked to show all."""
+    word, ring = canary(), ring_of("k1")
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+    manager.engine.echo = "debug"
+    manager.engine.sync_engine.hide_parameters = False
+    manager.engine.sync_engine.pool.echo = "debug"
+    async with manager.transaction() as session:
+        session.add(User(id=7, username="reader", hashed_password=word))
+        await session.flush()
+        made = await sessions.open(session, user_id=7, broker="paper", credentials=word, ring=ring)
+        made.session.session_data = SessionData.model_validate({"token": word})
+        of = {"token": word}
+        await strategies.define(session, strategy_id="momentum", name="Momentum", config=of, parameters=of)
+    envelope = made.session.credentials
+    assert envelope is not None
+    everything = (select(User), select(TradingSession), select(Strategy), select(StrategyRevision))
+    ways: list[dict[str, Any]] = [{}, {"read_only": True}, {"read_only": True, "consistent": True}, {"broker": "paper"}]
+    for options in ways:
+        async with manager.get_session(**options) as session:
+            mine = everything[1:] if "broker" in options else everything
+            for query in mine:
+                assert (await session.scalars(query)).all()
+                assert (await session.execute(query.with_only_columns(*query.selected_columns))).all()
+                if options.get("read_only") is None:
+                    assert [row async for row in await session.stream(query)]
+            assert word in str((await session.execute(text("SELECT session_data FROM trading_sessions"))).all())
+            assert word == await session.scalar(text(f"SELECT '{word}'"))
+            assert word == await session.scalar(text("SELECT CAST(:word AS text)"), {"word": word})
+            if not options:
+                (await session.connection()).sync_connection.engine.hide_parameters = False  # type: ignore[union-attr]
+                changed = sa.update(User).values(hashed_password=word).returning(User.hashed_password)
+                assert await session.scalar(changed) == word
+                resumed = await sessions.resume(session, made.bearer)
+                assert sessions.credentials_of(resumed, ring=ring) == word
+                async with raw_connection(session) as raw:
+                    untyped: Any = raw
+                    assert await untyped.fetchval("SELECT hashed_password FROM users WHERE id = $1", 7) == word
+                out = io.BytesIO()
+                await bulk.copy_out(session, "SELECT hashed_password FROM users", output=out)
+                assert word.encode() in out.getvalue()
+    assert b"Row (values hidden)" in bytes(said) and b"Executing <" in bytes(said)
+    assert b"sqlalchemy.engine.Engine.panda" in bytes(said) and b"pool" in bytes(said)
+    shown = bytes(said)
+    nowhere("rows that are read: echo, DEBUG, asyncio's debug mode", shown, word)
+    nowhere("rows that are read: bearers, envelopes", shown, made.bearer, envelope.hex(), str(envelope))
+    assert not any(word[start : start + 10].encode() in shown for start in range(len(word) - 10)), (
+        "no part of it either"
+    )
+    # The control: an engine that is not ours is as it was.
+    other = sa.create_engine("sqlite://", echo="debug")
+    with other.connect() as connection:
+        connection.execute(text("SELECT :word, 'x'"), {"word": word})
+        connection.execute(text(f"SELECT '{word}'")).all()
+    other.dispose()
+    control("rows that are read: echo, DEBUG, asyncio's debug mode", bytes(said)[len(shown) :], word)
+
+
+async def _refused_in_a_group(manager: DatabaseManager, word: str) -> None:
+    async with manager.transaction() as session, asyncio.TaskGroup() as group:
+        group.create_task(accounts.register(session, "\n", word))
+
+
+async def _refused_with_notes(manager: DatabaseManager, word: str) -> None:
+    async with manager.transaction() as session:
+        try:
+            await accounts.register(session, "\n", word)
+        except InvalidInput as error:
+            error.add_note("while the day began")
+            raise ExceptionGroup("several", [error, ValueError("another")]) from error
+
+
+async def _retried(manager: DatabaseManager, word: str) -> None:
+    async def work(session: AsyncSession) -> None:
+        await session.execute(_INSERT, {"name": "again", "canary": word})
+        await session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$"))
+
+    await manager.run_transaction(work, max_attempts=3)
+
+
+async def _task_that_ends_badly(manager: DatabaseManager, word: str) -> None:
+    async def work() -> None:
+        async with manager.transaction() as session:
+            await session.execute(_INSERT, {"name": "taken", "canary": word})
+
+    task = asyncio.create_task(work())
+    await asyncio.wait([task])
+    shown = io.StringIO()
+    task.print_stack(file=shown)
+    logging.getLogger("core").error("%s %r", shown.getvalue(), task)
+    await task
+
+
+REPORTED: dict[str, Way] = {
+    "a task group": _refused_in_a_group,
+    "an exception group with notes": _refused_with_notes,
+    "a unit that is retried": _retried,
+    "a task that ends badly": _task_that_ends_badly,
+}
+
+
+@pytest.mark.parametrize("way", REPORTED)
+async def test_no_report_of_an_error_tells_its_values(
+    database_url: str, said: Said, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever reports it: logging, the hook of uncaught exceptions, the event loop, structlog, rich with all locals."""
+    word = canary()
+    async with DatabaseManager(database_url, timeouts=Timeouts(lock=0.2)) as manager:
+        async with manager.transaction() as session:
+            session.add(User(username="taken", hashed_password="h"))
+        with pytest.raises((PandaDatabaseError, ExceptionGroup)) as caught:
+            await REPORTED[way](manager, word)
+    error = caught.value
+    said.error(error)
+    logging.getLogger("core").error("failed", exc_info=error)
+    asyncio.get_running_loop().call_exception_handler({"message": "failed", "exception": error})
+    sys.excepthook(type(error), error, error.__traceback__)
+    own = str(Path(__file__).parent)
+    dicts = structlog.tracebacks.ExceptionDictTransformer(show_locals=True)((type(error), error, error.__traceback__))
+    frames = [frame for stack in _stacks(dicts) for frame in stack["frames"] if not frame["filename"].startswith(own)]
+    said.pieces.append(repr(frames).encode())
+    told = capsys.readouterr()
+    assert "Traceback" in told.err and frames
+    said.pieces.append((told.out + told.err).encode())
+    nowhere(f"reported: {way}", bytes(said), word)
+
+
+def _stacks(dicts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for stack in dicts:
+        yield stack
+        yield from (inner for group in stack.get("exceptions", ()) for inner in _stacks(group))
+
+
+async def test_nothing_that_leaves_the_process_tells_a_value(database_url: str, said: Said) -> None:
+    """A web application in debug mode with traces and metrics, asked with secrets in all that fails."""
+    word, exporter, registry = canary(), InMemorySpanExporter(), CollectorRegistry()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    watching = MonitoringOptions(slow_query=0.000_001)
+    manager = DatabaseManager(database_url, monitoring=watching, hooks=[trace_queries(provider)])
+    app = FastAPI(debug=True)
+    install(app, manager)
+
+    @app.post("/insert")
+    async def insert(request: Request, session: WriteSession) -> None:
+        await session.execute(_INSERT, {"name": "taken", "canary": (await request.body()).decode()})
+
+    @app.post("/literal")
+    async def literal(request: Request, session: WriteSession) -> None:
+        await session.execute(text(f"SELECT 1 / 0, '{(await request.body()).decode()}'"))
+
+    @app.post("/value")
+    async def value(request: Request, session: WriteSession) -> None:
+        session.add(User(username="\n", hashed_password=(await request.body()).decode()))
+        await session.flush()
+
+    @app.post("/login")
+    async def login(request: Request, manager: Manager) -> None:
+        await accounts.authenticate(manager, "nobody", (await request.body()).decode())
+
+    @app.post("/bug")
+    async def bug(request: Request, session: WriteSession) -> None:
+        await session.execute(_INSERT, {"name": "new", "canary": (await request.body()).decode()})
+        raise RuntimeError("a bug of the application's own")
+
+    async with app.router.lifespan_context(app), DatabaseMetrics(manager, registry=registry):
+        async with manager.transaction() as session:
+            session.add(User(username="taken", hashed_password="h"))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            for path, status in {"insert": 409, "literal": 422, "value": 422, "login": 401, "bug": 500}.items():
+                for accept in ("text/html", "application/json"):
+                    answer = await client.post(f"/{path}", content=word.encode(), headers={"accept": accept})
+                    assert answer.status_code == status, answer.text
+                    said.pieces.append(f"{answer.headers!r} {answer.text}".encode())
+                nowhere(f"a web application's answer: {path}", bytes(said), word)
+        said.pieces = [generate_latest(registry), repr(await manager.health_check()).encode()]
+        assert b"alpha_panda_database_" in said.pieces[0]
+        nowhere("metrics and health", bytes(said), word)
+    told = "".join(span.to_json() for span in exporter.get_finished_spans())
+    assert "SELECT ? / ?, ?" in told and "INSERT users" in told
+    nowhere("traces", told, word)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid", "127.0.0.1:1,127.0.0.1:2"])
@@ -847,6 +1087,64 @@ async def test_a_sealed_secret_is_in_no_file_of_the_server(talkative: Server, ke
     nowhere("environment and command lines of the server", processes, *secrets, *bearers)
 
 
+_WATCHING = {
+    "shared_preload_libraries": "pg_stat_statements,auto_explain",
+    "pg_stat_statements.track": "all",
+    "auto_explain.log_min_duration": "0",
+    "auto_explain.log_analyze": "on",
+    "auto_explain.log_verbose": "on",
+    "auto_explain.log_nested_statements": "on",
+    "auto_explain.log_parameter_max_length": "-1",
+    "log_statement": "all",
+    "log_min_error_statement": "debug5",
+    "log_parameter_max_length_on_error": "-1",
+}
+
+
+async def _watched(server: debian.DebianServer, key: str, password: str, token: str, known: str) -> str:
+    """Logins and sessions, well and refused; what pg_stat_statements keeps of them."""
+    admin = await asyncpg.connect(server.url(user="postgres"))
+    await admin.execute("CREATE EXTENSION pg_stat_statements; GRANT pg_read_all_stats TO panda")
+    ring = KeyRing.parse(f"k1:{key}")
+    async with DatabaseManager(server.url()) as manager:
+        async with manager.transaction() as session:
+            owner = await accounts.register(session, "trader", password)
+        await accounts.authenticate(manager, "trader", password)
+        for name, wrong in (("trader", password + "x"), (password, password)):
+            with pytest.raises(accounts.InvalidCredentials):
+                await accounts.authenticate(manager, name, wrong)
+        for broker in (None, "paper"):
+            with pytest.raises(PandaDatabaseError):
+                async with manager.transaction(broker=broker) as session:
+                    await sessions.open(session, user_id=owner.id, broker="paper", credentials=token, ring=ring)
+                    await session.execute(text("SELECT 1 / 0, CAST(:known AS text)"), {"known": known})
+    rows = await admin.fetch("SELECT query FROM pg_stat_statements")
+    await admin.close()
+    return str(rows)
+
+
+@pytest.mark.component
+@pytest.mark.usefixtures("quick_hashes", "clean")
+def test_no_extension_that_watches_statements_is_told_a_secret(
+    component: Any, key: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    component(debian.binaries() is not None, "apt-get install postgresql")
+    password, token, known = canary(), canary(), canary()
+    with debian.debian_server(tls=False, further=_WATCHING) as server:
+        statements = asyncio.run(_watched(server, key, password, token, known))
+        monkeypatch.setenv("DATABASE__POSTGRES_URL", server.url())
+        get_settings.cache_clear()
+        for arguments in (["explain", "--slowest", "5", "-vv"], ["top", "--once"], ["doctor", "-vv", "--log-json"]):
+            main(arguments)
+        told = capsys.readouterr()
+        log = (server.folder / "postgres.log").read_bytes()
+    assert b"Query Text" in log and "trading_sessions" in statements and "trading_sessions" in told.out
+    control("server log of auto_explain with all parameters", log, known)
+    nowhere("server log of auto_explain with all parameters", log, password, token, key)
+    nowhere("pg_stat_statements", statements, password, token, key)
+    nowhere("panda explain, top and doctor", told.out + told.err, password, token, key, known)
+
+
 async def _backed_up(talkative: Server, file: Path) -> bytes:
     """The file of `panda backup`, and all that it holds, unpacked."""
     await backup(talkative.url, file)
@@ -882,10 +1180,43 @@ def test_plain_text_to_another_machine_is_refused_where_money_is_real(environmen
 @pytest.mark.parametrize("environment", ["staging", "production"])
 def test_the_default_url_and_passwords_that_anybody_tries_are_refused_where_money_is_real(environment: Any) -> None:
     default = DatabaseSettings().postgres_url
-    usual = ("pass", "Postgres", "changeme", "trader", "ledger")
+    usual = (
+        "pass", "Postgres", "changeme", "trader", "ledger", "Password123", "P%40ssw0rd", "my-secret-password", "trader2026!",
+        "ledger_dev", "zerodha@123".replace("@", "%40"), "aaaaaaaaaaaa", "20261130", "qwertyuiop", "x7", "LetMeIn2026",
+    )  # fmt: skip
     for url in (default, *(f"postgresql://trader:{word}@localhost/ledger" for word in usual)):
         with pytest.raises(ConfigurationError, match="try first") as caught:
             DatabaseManager(url, environment, "migrations_only")
         assert "pass@" not in str(caught.value)
         DatabaseManager(url, "development")
     DatabaseManager(f"postgresql://trader:{canary()}@localhost/ledger", environment, "migrations_only")
+
+
+@hypothesis.given(
+    st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789-_"), min_size=16, max_size=2_000)
+)
+def test_a_random_password_is_taken_for_no_guessed_one(word: str) -> None:
+    """As secrets.token_urlsafe makes them; and however long it is, it is looked at quickly."""
+    hypothesis.assume(len(set(word)) > 10 and len(re.sub("[^a-z]", "", word.lower())) > 8)
+    url = DatabaseUrl.parse(f"postgresql://x:{word}@localhost/y")
+    start = time.perf_counter()
+    guessed = is_guessed(url)
+    assert time.perf_counter() - start < 1
+    assert not guessed or any(
+        usual in word.lower() for usual in ("new", "me", "to", "is", "in", "db", "pg", "my", "x", "y")
+    )
+
+
+def test_hosts_that_look_local_and_are_not_are_refused_in_plain_text() -> None:
+    for host in (
+        "localhost.example.com", "127.0.0.1.example.com", "127.1", "2130706433", "0x7f000001", "0.0.0.0", "[::]", "LOCALHOST",
+        "[::ffff:8.8.8.8]", "localhost,db.example.com", "%2Ftmp,db.example.com", "127.0.0.1,10.0.0.1", "[fe80::1%25lo]",
+    ):  # fmt: skip
+        for mode in ("disable", "prefer", "require", "verify-ca"):
+            with pytest.raises(ConfigurationError, match="verify-full"):
+                DatabaseManager(f"postgresql://u:{canary()}@{host}/d?sslmode={mode}", "production", "migrations_only")
+    for query in ("hostaddr=8.8.8.8", "host=localhost&hostaddr=8.8.8.8", "service=x", "host=@abstract"):
+        with pytest.raises(ConfigurationError):
+            DatabaseManager(f"postgresql://u:{canary()}@/d?{query}", "production", "migrations_only")
+    for host in ("localhost", "127.0.0.1", "127.8.9.1", "[::1]", "%2Ftmp", "127.0.0.1,[::1]"):
+        DatabaseManager(f"postgresql://u:{canary()}@{host}/d", "production", "migrations_only")

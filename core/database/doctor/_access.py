@@ -145,7 +145,7 @@ async def isolation(connection: AsyncConnection, case: Case) -> Finding:
             Note("warning", f"this role may not work as {RESTRICTED_ROLE}, as sessions of one broker do", plan)
         )
     if found.partitions:
-        mend = "\n".join(f"REVOKE ALL ON {name} FROM {RESTRICTED_ROLE};" for name in found.partitions)
+        mend = "\n".join(f"REVOKE ALL ON {name} FROM {RESTRICTED_ROLE}, PUBLIC;" for name in found.partitions)
         notes.append(
             Note("error", f"{RESTRICTED_ROLE} has rights on {listed(found.partitions)}, past the policy", mend)
         )

@@ -3,7 +3,7 @@
 from core.database.driver._connection import DriverConnection, OnStatement
 from core.database.driver._connector import Connector, ConnectSpec, SessionAttrs
 from core.database.driver._listen import listen
-from core.database.driver._raw import probe, raw_connection
+from core.database.driver._raw import probe, raw_connection, wipe
 from core.database.driver._single import CommittingConnection
 from core.database.driver._wire import WireFacts, wire_facts
 
@@ -18,5 +18,6 @@ __all__ = [
     "listen",
     "probe",
     "raw_connection",
+    "wipe",
     "wire_facts",
 ]

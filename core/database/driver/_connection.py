@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from core.database.driver._broker import begin_with, leaves_broker, not_begun, refuse_leaving
+from core.database.driver._broker import begin_with, not_begun, refuse_lasting, refuse_leaving, refuse_outside
+from core.database.driver._effect import Effect, effect_of
 from core.database.errors import CommitOutcomeUnknown, ConnectionLost, PandaDatabaseError, TransactionAborted, translate
 from core.database.monitoring import ConnectionMonitor, TransactionOutcome
 
@@ -24,7 +25,7 @@ _GOODBYE = 1.0  # seconds
 class DriverConnection(asyncpg.Connection):
     """A connection whose COMMIT either stored the transaction or raised, and whose ROLLBACK ends in bounded time."""
 
-    __slots__ = ("broker", "cleanup", "failed", "idle_since", "on_statement", "watch")
+    __slots__ = ("broker", "cleanup", "failed", "idle_since", "on_statement", "pooled", "used", "watch")
 
     broker: str | None
     """The broker whose rows the next transaction, or the open one, is bound to."""
@@ -32,6 +33,10 @@ class DriverConnection(asyncpg.Connection):
     """A statement of the open transaction failed and no savepoint has been rolled back to since."""
     idle_since: float
     """time.monotonic() of the last return to the pool."""
+    pooled: bool
+    """Behind it is a pooler that gives the server's connections to others between transactions."""
+    used: bool
+    """Something may have been left on it that outlives a transaction; the pool wipes it off before others get it."""
     on_statement: OnStatement | None
     """`watch.statement`, at hand."""
     watch: ConnectionMonitor | None
@@ -42,6 +47,8 @@ class DriverConnection(asyncpg.Connection):
         super().__init__(*args, **kwargs)
         self.broker = None
         self.failed = False
+        self.pooled = False
+        self.used = False
         self.idle_since = time.monotonic()
         self.on_statement = None
         self.watch = None
@@ -53,11 +60,9 @@ class DriverConnection(asyncpg.Connection):
             return await self._commit()
         if query == "ROLLBACK;":
             return await self._rollback()
-        if self.broker is not None:
-            if query.startswith("BEGIN"):
-                return await self._begin(query, self.broker)
-            if leaves_broker(query):
-                refuse_leaving()
+        if self.broker is not None and query.startswith("BEGIN") and query.find(";") in (-1, len(query) - 1):
+            return await self._begin(query, self.broker)
+        self._judge(query)
         if self.on_statement is None:
             return await super().execute(query, *args, timeout=timeout)
         status = await self._timed(query, super().execute(query, *args, timeout=timeout))
@@ -80,7 +85,37 @@ class DriverConnection(asyncpg.Connection):
             return _RollbackToSavepoint(statement, self)
         if self.on_statement is not None:
             statement = _TimedStatement(statement, query, self.on_statement)
-        return _LeavesBroker(statement, self) if leaves_broker(query) else statement
+        effect = effect_of(query)
+        return _JudgedStatement(statement, self, effect) if effect else statement
+
+    def _get_statement(self, query: str, timeout: float | None, **options: Any) -> Any:
+        """Where every statement with arguments comes by that has not been prepared, cursors included."""
+        self._judge(query)
+        return super()._get_statement(query, timeout, **options)
+
+    def _copy_out(self, copy_stmt: str, output: Any, timeout: float | None) -> Any:
+        self._judge(copy_stmt)
+        return super()._copy_out(copy_stmt, output, timeout)
+
+    def _copy_in(self, copy_stmt: str, source: Any, timeout: float | None) -> Any:
+        self._judge(copy_stmt)
+        return super()._copy_in(copy_stmt, source, timeout)
+
+    def _judge(self, query: str) -> None:
+        self.judge(effect_of(query))
+
+    def judge(self, effect: Effect) -> None:
+        """Before a statement is sent. Raises `SessionMisuse` for what a broker's session may not send."""
+        if effect & (Effect.OUTLIVES | Effect.MAY_OUTLIVE):
+            self.used = True
+        if self.broker is None:
+            return
+        if Effect.LEAVES in effect:
+            refuse_leaving()
+        if self.pooled and Effect.OUTLIVES in effect:
+            refuse_lasting()
+        if not self.is_in_transaction():
+            refuse_outside()
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Say good-bye, within a second at the most: a dead network gets no more."""
@@ -201,22 +236,22 @@ class _RollbackToSavepoint:
         return rows
 
 
-class _LeavesBroker:
-    """A prepared COMMIT, RESET ROLE or the like, which a broker's session may not send; any other may."""
+class _JudgedStatement:
+    """A prepared COMMIT, SET or the like, judged anew each time that it runs."""
 
-    __slots__ = ("_connection", "_statement")
+    __slots__ = ("_connection", "_effect", "_statement")
 
-    def __init__(self, statement: Any, connection: DriverConnection) -> None:
+    _RUNS = frozenset({"cursor", "executemany", "explain", "fetch", "fetchmany", "fetchrow", "fetchval"})
+
+    def __init__(self, statement: Any, connection: DriverConnection, effect: Effect) -> None:
         self._statement = statement
         self._connection = connection
+        self._effect = effect
 
     def __getattr__(self, name: str) -> Any:
+        if name in self._RUNS:
+            self._connection.judge(self._effect)
         return getattr(self._statement, name)
-
-    async def fetch(self, *args: Any) -> list[Any]:
-        if self._connection.broker is not None:
-            refuse_leaving()
-        return await self._statement.fetch(*args)
 
 
 class _TimedStatement:

@@ -115,6 +115,7 @@ class Connector:
             connection.watch.closed = connection.is_closed
             connection.on_statement = connection.watch.statement
         connection.cleanup = self.spec.cleanup
+        connection.pooled = not self.spec.prepared_statements
         _watch_network(connection)
         return connection
 

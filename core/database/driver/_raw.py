@@ -24,6 +24,26 @@ async def probe(connection: DriverConnection, *, timeout: float) -> bool:
     return True
 
 
+_WIPE = (
+    "CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP;"
+    " DISCARD SEQUENCES"
+)
+"""DISCARD ALL without what would forget the prepared statements."""
+
+
+async def wipe(connection: DriverConnection, *, timeout: float) -> None:
+    """Take everything off a connection that outlives a transaction, within `timeout` seconds; else it is terminated."""
+    try:
+        async with asyncio.timeout(timeout):
+            await asyncpg.Connection.execute(connection, _WIPE)  # past the monitor
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+        connection.terminate()
+    except BaseException:  # cancellation: nobody knows how far the server has got
+        connection.terminate()
+        raise
+    connection.used = False
+
+
 @contextlib.asynccontextmanager
 async def raw_connection(
     source: AsyncSession | AsyncConnection, *, timeout: float | None = None

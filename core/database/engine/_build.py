@@ -11,10 +11,13 @@ from sqlalchemy import URL, event
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import PoolResetState
+from sqlalchemy.util.concurrency import in_greenlet
 
 from core.config.options import Environment, PoolOptions, Timeouts, TlsMode, TlsOptions
-from core.database.driver import Connector, ConnectSpec, DriverConnection, probe
+from core.database.driver import Connector, ConnectSpec, DriverConnection, probe, wipe
 from core.database.engine._dialect import DRIVER_NAME
+from core.database.engine._echo import LOGGING_NAME
 from core.database.engine._pool import WatchedPool
 from core.database.engine._url import DatabaseUrl
 from core.database.errors import (
@@ -83,6 +86,7 @@ def build_engine(
         pool_timeout=pool.wait,
         pool_recycle=int(pool.recycle),
         hide_parameters=True,
+        logging_name=LOGGING_NAME,
         **({"execution_options": {"pgbouncer": True}} if options.pgbouncer else {}),
         json_serializer=strict_json_dumps,
         json_deserializer=strict_json_loads,
@@ -91,6 +95,8 @@ def build_engine(
     if monitor is not None and isinstance(engine.pool, WatchedPool):
         engine.pool.watch = monitor.pool("read_only" if read_only else "read_write")
     _watch_pool(engine, connector, pool, timeouts)
+    if not options.pgbouncer:
+        _wipe_used(engine, timeouts)
     _watch_errors(engine, read_only=read_only)
     if not read_only:
         _bind_brokers(engine)
@@ -204,6 +210,22 @@ def _watch_pool(engine: AsyncEngine, connector: Connector, pool: PoolOptions, ti
 
     event.listen(engine.sync_engine, "checkout", checkout)
     event.listen(engine.sync_engine, "checkin", checkin)
+
+
+def _wipe_used(engine: AsyncEngine, timeouts: Timeouts) -> None:
+    """Nothing that outlives a transaction goes on to who gets the connection next, another broker maybe."""
+
+    def reset(adapted: Any, record: Any, state: PoolResetState) -> None:
+        connection: DriverConnection = adapted.driver_connection
+        if not connection.used or connection.is_closed() or state.terminate_only:
+            return
+        if not state.asyncio_safe or not in_greenlet():
+            connection.terminate()
+            return
+        adapted.rollback()
+        adapted.run_async(functools.partial(wipe, timeout=timeouts.cleanup))
+
+    event.listen(engine.sync_engine, "reset", reset)
 
 
 def _watch_errors(engine: AsyncEngine, *, read_only: bool) -> None:

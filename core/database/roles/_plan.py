@@ -1,16 +1,10 @@
-"""Who may do what in the database: owner, application, restricted, reader; what is missing of it, and making it so.
-
-The owner made the tables and migrates. The application is the group of the logins that run: they read and write every row, but
-of auth_events, to which they only add, own nothing, and may take the restricted role, as which a broker's session works. The reader sees every row and no secret. Roles
-belong to the whole server; rights to one database. A plan holds statements only, no password: logins are made by hand and put
-into a group (GRANT panda_application TO the_login).
-"""
+"""What is missing, as steps, and running them."""
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
@@ -18,19 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.database.errors import ConfigurationError, PermissionDenied, SchemaMissing, translate
-from core.database.models import RESTRICTED_RIGHTS, RESTRICTED_ROLE, Base
+from core.database.models import RESTRICTED_ROLE
+from core.database.roles._excess import excess_steps
+from core.database.roles._rights import APPENDED, APPLICATION_ROLE, READER_ROLE, RIGHT, RoleStep, rights_of
 
-__all__ = ["APPLICATION_ROLE", "READER_ROLE", "RoleStep", "RolesPlan", "apply", "plan"]
-
-APPLICATION_ROLE: Final = "panda_application"
-READER_ROLE: Final = "panda_reader"
-
-_SECRETS = frozenset({"hashed_password", "credentials", "envelope", "bearer_hash", "name_digest", "bucket"})
-"""Columns that the reader may not read, sealed or hashed as they are; of a name that was typed it may be a password."""
-_APPENDED = frozenset({"auth_events"})
-"""Tables that the application adds to, and never changes."""
-_CLOSED_TO_READER = frozenset({"encryption_canaries"})
-_RIGHT = re.compile(r"(\w+)(?: \(([^)]*)\))?")
+_MOST_STEPS = 1_000
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _quote = postgresql.dialect().identifier_preparer.quote
 
@@ -42,8 +28,9 @@ _PLACE = text("""
     WHERE r.rolname = current_user AND c.oid = to_regclass('portfolios')
 """)
 _ROLES = text("""
-    SELECT n.name, r.oid IS NOT NULL AS there, coalesce(r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb, false)
-        AS mighty, coalesce(pg_has_role(current_user, r.oid, 'MEMBER WITH ADMIN OPTION'), false) AS given_on,
+    SELECT n.name, r.oid IS NOT NULL AS there, coalesce(r.rolsuper, false) AS superuser,
+        coalesce(r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication, false) AS mighty,
+        coalesce(pg_has_role(current_user, r.oid, 'MEMBER WITH ADMIN OPTION'), false) AS given_on,
         coalesce(has_schema_privilege(r.oid, current_schema(), 'USAGE'), has_schema_privilege('public', current_schema(), 'USAGE'))
         AS enters
     FROM unnest(CAST(:names AS text[])) n (name) LEFT JOIN pg_roles r ON r.rolname = n.name
@@ -62,30 +49,12 @@ _LACKING = text("""
         ELSE has_column_privilege(r.oid, to_regclass(quote_ident(n.name)), n.field, n.privilege) END)
     GROUP BY 1, 2 ORDER BY 1, 2
 """)
-_LEAKS = text("""
-    SELECT quote_ident(c.relname) AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, pg_roles r
-    WHERE r.rolname = :restricted AND i.inhparent = to_regclass('portfolio_snapshots')
-      AND (has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
-           OR has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE')) ORDER BY 1
-""")
 _CHANGES = text("""
     SELECT quote_ident(c.relname) AS name, quote_ident(r.rolname) AS role FROM pg_class c, aclexplode(c.relacl) a, pg_roles r
     WHERE c.oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:names AS text[])) n (name)) AND r.oid = a.grantee
       AND r.rolname = :application AND r.oid <> c.relowner AND a.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')
     GROUP BY 1, 2 ORDER BY 1
 """)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RoleStep:
-    """One statement that is still to be run."""
-
-    role: str
-    why: str
-    sql: str
-    """Without its semicolon."""
-    allowed: bool
-    """The role that we are connected as may run it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,12 +97,16 @@ async def apply(engine: AsyncEngine, *, application: str = APPLICATION_ROLE, rea
                 f"{found.user} may not run {len(found.forbidden)} of {len(found.steps)} steps; nothing was done",
                 hint="Run `panda roles apply` as a superuser, or give the output of `panda roles plan --sql` to one.",
             )
-        for step in found.steps:
-            try:
-                await connection.exec_driver_sql(step.sql)
-            except SQLAlchemyError as error:
-                raise translate(error) or error from error
-        return found
+        ran: list[RoleStep] = []
+        while found.steps and len(ran) < _MOST_STEPS:  # a right that PUBLIC gave may be missed once it is gone
+            for step in found.steps:
+                try:
+                    await connection.exec_driver_sql(step.sql)
+                except SQLAlchemyError as error:
+                    raise translate(error) or error from error
+            ran += found.steps
+            found = await _plan(connection, application, reader)
+        return replace(found, steps=tuple(ran))
 
 
 async def _plan(connection: AsyncConnection, application: str, reader: str) -> RolesPlan:
@@ -145,9 +118,16 @@ async def _plan(connection: AsyncConnection, application: str, reader: str) -> R
         raise SchemaMissing("our tables are not here")
     names = [RESTRICTED_ROLE, application, reader]
     roles: dict[str, Any] = {row.name: row for row in await connection.execute(_ROLES, {"names": names})}
+    for name in (application, reader):
+        if roles[name].superuser:
+            raise ConfigurationError(
+                f"{name} is a superuser, whom no policy binds: who is its member may become it",
+                hint="Name another role with --application or --reader; one that is not there is made.",
+            )
     steps = [
         *_role_steps(place, roles),
         *await _membership_steps(connection, place, roles[RESTRICTED_ROLE], application),
+        *await excess_steps(connection, place, application=application, reader=reader),
         *await _right_steps(connection, place, roles, application, reader),
     ]
     return RolesPlan(
@@ -168,7 +148,7 @@ def _role_steps(place: Any, roles: Mapping[str, Any]) -> list[RoleStep]:
         if not role.there:
             steps.append(RoleStep(role=name, why="missing", sql=f"CREATE ROLE {_quote(name)} {login}", allowed=may))
         elif role.mighty and name == RESTRICTED_ROLE:
-            sql = f"ALTER ROLE {name} NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB"
+            sql = f"ALTER ROLE {name} NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB NOREPLICATION"
             steps.append(RoleStep(role=name, why="may more than it should", sql=sql, allowed=place.superuser))
         if not role.enters:
             sql = f"GRANT USAGE ON SCHEMA {place.schema} TO {_quote(name)}"
@@ -202,12 +182,12 @@ async def _membership_steps(
 async def _right_steps(
     connection: AsyncConnection, place: Any, roles: Mapping[str, Any], application: str, reader: str
 ) -> list[RoleStep]:
-    rights = _rights(application, reader)
+    rights = rights_of(application, reader)
     parts = [
         (role, table, found[1], column.strip())
         for role, tables in rights.items()
         for table, text_ in tables.items()
-        for found in _RIGHT.finditer(text_)
+        for found in RIGHT.finditer(text_)
         for column in (found[2] or "").split(",")
     ]
     values: dict[str, list[str]] = dict(
@@ -225,7 +205,7 @@ async def _right_steps(
         )
         for (role, text_), tables in lacking.items()
     ]
-    changes = await connection.execute(_CHANGES, {"names": sorted(_APPENDED), "application": application})
+    changes = await connection.execute(_CHANGES, {"names": sorted(APPENDED), "application": application})
     steps += [
         RoleStep(
             role=application,
@@ -235,32 +215,4 @@ async def _right_steps(
         )
         for row in changes
     ]
-    leaks = (await connection.execute(_LEAKS, {"restricted": RESTRICTED_ROLE})).scalars()
-    return steps + [
-        RoleStep(
-            role=RESTRICTED_ROLE,
-            why="has rights on a partition, which lead past its policy",
-            sql=f"REVOKE ALL ON {name} FROM {RESTRICTED_ROLE}",
-            allowed=place.owns,
-        )
-        for name in leaks
-    ]
-
-
-def _rights(application: str, reader: str) -> dict[str, dict[str, str]]:
-    """By role and table, as GRANT writes them."""
-    tables = Base.metadata.tables
-    readable: dict[str, str] = {}
-    for name, table in sorted(tables.items()):
-        secret = any(column.name in _SECRETS for column in table.columns)
-        shown = ", ".join(column.name for column in table.columns if column.name not in _SECRETS)
-        readable[name] = f"SELECT ({shown})" if secret else "SELECT"
-    stamp = {"alembic_version": "SELECT"}
-    return {
-        RESTRICTED_ROLE: dict(RESTRICTED_RIGHTS) | stamp,
-        application: {
-            name: "SELECT, INSERT" if name in _APPENDED else "SELECT, INSERT, UPDATE, DELETE" for name in sorted(tables)
-        }
-        | stamp,
-        reader: {name: text_ for name, text_ in readable.items() if name not in _CLOSED_TO_READER} | stamp,
-    }
+    return steps
