@@ -31,7 +31,7 @@ from core.database.types import folded
 from core.testing import make_trading_session
 from core.trading import accounts
 from core.trading.accounts import InvalidCredentials, LoginDelays, TooManyAttempts, UserNotFound, _login, _passwords
-from core.trading.accounts._delays import name_digest, source_bucket
+from core.trading.accounts._delays import name_digest, reserve, source_bucket
 from tests.cluster import debian
 
 PASSWORD = "correct horse"
@@ -417,6 +417,14 @@ async def test_the_wait_grows_to_its_cap_and_what_is_refused_makes_it_no_longer(
     await login(manager, delays=rules)
     assert await run_sql(manager, "SELECT * FROM login_delays") == [], "a login that succeeds forgets them"
     assert (await kinds(manager)).count("login_delayed") == 10
+
+
+async def test_a_first_failure_has_no_wait_not_even_a_microsecond(manager: DatabaseManager):
+    """The instant is one: two looks at the clock were a microsecond apart for one in twenty-five."""
+    async with manager.transaction() as session:
+        for number in range(150):
+            assert await reserve(session, name_digest(str(number)), AT_ONCE) == 0
+    assert await run_sql(manager, "SELECT count(*) FROM login_delays WHERE waits_until <> failed_at") == [(0,)]
 
 
 async def test_a_delay_outlives_the_process_and_goes_by_the_clock_of_the_server(
