@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,7 +32,15 @@ from core.database.models import AuthEvent, KnownSource, LoginDelay, TradingSess
 from core.database.types import folded
 from core.testing import make_trading_session
 from core.trading import accounts
-from core.trading.accounts import InvalidCredentials, LoginDelays, TooManyAttempts, UserNotFound, _login, _passwords
+from core.trading.accounts import (
+    InvalidCredentials,
+    LoginDelays,
+    TooManyAttempts,
+    UserNotFound,
+    _login,
+    _outdated,
+    _passwords,
+)
 from core.trading.accounts._delays import name_digest, reserve, source_bucket
 from tests.cluster import debian
 
@@ -173,6 +183,11 @@ MISFITS = [
     ("tra\u200bder", PASSWORD, "username"),
     ("t" * 151, PASSWORD, "username"),
     ("\ufdfa" * 9, PASSWORD, "username"),  # 18 letters each
+    ("tra\u0378der", PASSWORD, "username"),  # not assigned
+    ("tra\ue000der", PASSWORD, "username"),
+    ("tra\u2800der", PASSWORD, "username"),
+    ("tra\u0600der", PASSWORD, "username"),
+    ("a" + "\u0301\u0316" * 500_000, PASSWORD, "username"),  # minutes, were it normalised
     (12345, PASSWORD, "username"),
     ("trader", "1234567", "password"),
     ("trader", "x" * 1_025, "password"),
@@ -233,7 +248,15 @@ async def test_nonsense_is_refused_in_the_same_way(manager: DatabaseManager):
     await register(manager)
     rules = LoginDelays(free=1_000)
     for password in (PASSWORD, "", "x" * 2_000, "\x00" * 9, "\ud800" * 9):
-        for name in ("nobody", "", "x" * 1_000_000, "tra\x00der", "tra\ud800der", "' OR 1=1 --", "\u202etrader"):
+        for name in (
+            "nobody",
+            "",
+            "\u0301\u0316" * 500_000,
+            "tra\x00der",
+            "tra\ud800der",
+            "' OR 1=1 --",
+            "\u202etrader",
+        ):
             assert await fails(manager, name, password, delays=rules) == "InvalidCredentials"
         assert (await outcome(login(manager, "trader", password)) == "accepted") == (password == PASSWORD)
     for name, password, source, field in ((None, PASSWORD, None, "username"), ("trader", PASSWORD, "a\nb", "source")):
@@ -285,16 +308,49 @@ def sent(manager: DatabaseManager) -> Generator[list[str]]:
     event.remove(manager.engine.sync_engine, "before_cursor_execute", note)
 
 
-async def test_a_hash_that_is_quicker_to_verify_takes_no_less_time_to_say_no(manager: DatabaseManager):
-    await register(manager)
-    old = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),)).hash(PASSWORD)
-    _passwords._taken.append(0.15)
+async def test_no_refusal_is_quicker_than_one_by_the_slowest_hash_that_is_stored(
+    manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
+):
+    """Of another cost than today's, be it more or less; one that a disabled user has counts for nothing."""
+    for name, cost in (("trader", 1), ("slow", 3), ("gone", 4)):
+        await register(manager, name)
+        hashed = PasswordHash((Argon2Hasher(time_cost=cost, memory_cost=8, parallelism=1),)).hash(PASSWORD)
+        await run_sql(manager, f"UPDATE users SET hashed_password = '{hashed}' WHERE username = '{name}'")
+    await accounts.disable(manager, "gone", actor="admin")
+    verify = Argon2Hasher.verify
+
+    def slowly(self: Argon2Hasher, password: str | bytes, hash: str | bytes) -> bool:
+        time.sleep({"1": 0.0, "2": 0.02, "3": 0.1, "4": 9.0}[str(hash)[21]])
+        return verify(self, password, hash)
+
+    monkeypatch.setattr(Argon2Hasher, "verify", slowly)
+    for name in ("nobody", "trader", "slow", "gone", "no\nname"):
+        start = time.perf_counter()
+        assert await fails(manager, name, delays=LoginDelays(free=100)) == "InvalidCredentials"
+        assert time.perf_counter() - start >= 0.1, name
+    kinds = await _outdated.outdated_kinds(manager)
+    assert [kind[21] for kind in kinds] == ["1", "3"]
+    for name in ("trader", "slow"):
+        await login(manager, name)
+    _outdated._known.clear()
+    assert await _outdated.outdated_kinds(manager) == ()
     start = time.perf_counter()
-    assert await _passwords.verify("wrong one", old) == (False, None)
-    assert time.perf_counter() - start >= 0.15
-    _passwords._taken.clear()
-    assert await _passwords.verify("wrong one", old) == (False, None)
-    assert len(_passwords._taken) == 1, "measured where nothing was known"
+    assert await _passwords.verify("wrong one", None) == (False, None)
+    assert time.perf_counter() - start < 0.1
+
+
+async def test_kinds_that_could_not_be_looked_for_are_looked_for_again(
+    manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
+):
+    async def broken(_session: Any) -> set[str]:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch, pytest.raises(asyncio.CancelledError):
+        patch.setattr(_outdated, "_stored", broken)
+        await login(manager)
+    with sent(manager) as statements:
+        assert await _outdated.outdated_kinds(manager) == await _outdated.outdated_kinds(manager) == ()
+    assert len(statements) == 1
 
 
 async def test_what_was_typed_for_a_name_is_nowhere_in_the_database(manager: DatabaseManager):
@@ -325,6 +381,48 @@ async def test_a_hash_with_older_parameters_is_renewed_at_the_next_login(manager
         assert stored.hashed_password == renewed.hashed_password
         assert stored.hashed_password.startswith("$argon2id$v=19$m=8,t=2,p=1$")
     await login(manager)
+
+
+class LikeBcrypt:
+    """A hasher that stands for bcrypt's, whose package need not be installed; its errors are ValueErrors too."""
+
+    hash = identify = check_needs_rehash = None
+
+    @staticmethod
+    def of(password: str) -> str:
+        return "$2b$12$" + hashlib.sha256(password.encode()).hexdigest()[:53]
+
+    def verify(self, password: str | bytes, hash: str | bytes) -> bool:
+        if len(str(password).encode()) > 72 or "+" in str(hash):
+            raise ValueError("Invalid salt")
+        return hash == self.of(str(password))
+
+
+@pytest.fixture
+def like_bcrypt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identify(hash: str | bytes) -> bool:
+        return re.fullmatch(r"\$2b\$12\$[a-zA-Z0-9+/.]{53}", str(hash)) is not None
+
+    old: Any = LikeBcrypt()
+    old.identify = identify
+    monkeypatch.setattr(_passwords, "_hasher", PasswordHash((_passwords._hasher.current_hasher, old)))
+
+
+@pytest.mark.usefixtures("like_bcrypt")
+async def test_a_hash_of_the_original_system_is_verified_as_it_was_made_and_replaced(manager: DatabaseManager):
+    decomposed = "pa\u0301ssword"
+    for password in (PASSWORD, decomposed):
+        user = await register(manager, f"user {len(password)}")
+        await run_sql(manager, f"UPDATE users SET hashed_password = '{LikeBcrypt.of(password)}' WHERE id = {user.id}")
+        for wrong in ("wrong one", "x" * 80, "\u00e1" * 40, "", "\0" * 9, "p\u00e1ssword"):
+            assert await fails(manager, user.username, wrong, delays=LoginDelays(free=10)) == "InvalidCredentials"
+        assert (await login(manager, user.username, password)).hashed_password.startswith("$argon2id$")
+        await login(manager, user.username, unicodedata.normalize("NFC", password))
+    await run_sql(manager, "UPDATE users SET hashed_password = '$2b$12$' || repeat('+', 53)")
+    before = len(_passwords._taken[_passwords.kind_of(_passwords._nobody())])
+    assert await fails(manager, user.username, PASSWORD) == "InvalidCredentials"
+    after = len(_passwords._taken[_passwords.kind_of(_passwords._nobody())])
+    assert after == before + 1, "as long as that of nobody"
 
 
 @pytest.mark.usefixtures("costly")
@@ -616,14 +714,14 @@ async def test_a_login_that_is_cancelled_is_recorded_before_it_ends(
     reached, go_on = asyncio.Event(), asyncio.Event()
     verify = _passwords.verify
 
-    async def held(*arguments: Any) -> Any:
+    async def held(*arguments: Any, **options: Any) -> Any:
         reached.set()
         await go_on.wait()
-        return await verify(*arguments)
+        return await verify(*arguments, **options)
 
     monkeypatch.setattr(_login, "verify", held)
     task = asyncio.create_task(login(manager, password=password))
-    await reached.wait()
+    await asyncio.wait_for(reached.wait(), 30)
     assert await run_sql(manager, "SELECT failures FROM login_delays") == [(1,)], "counted before it is verified"
     task.cancel()
     await asyncio.sleep(0.05)
@@ -641,14 +739,14 @@ async def test_a_second_cancellation_is_obeyed_at_once_and_the_work_goes_on(
     await register(manager)
     reached, go_on = asyncio.Event(), asyncio.Event()
 
-    async def held(*_: Any) -> tuple[bool, None]:
+    async def held(*_: Any, **__: Any) -> tuple[bool, None]:
         reached.set()
         await go_on.wait()
         return False, None
 
     monkeypatch.setattr(_login, "verify", held)
     task = asyncio.create_task(login(manager))
-    await reached.wait()
+    await asyncio.wait_for(reached.wait(), 30)
     for _ in range(2):
         task.cancel()
         await asyncio.sleep(0.01)
@@ -662,13 +760,15 @@ async def test_a_second_cancellation_is_obeyed_at_once_and_the_work_goes_on(
 async def test_a_login_under_way_is_held_against_what_is_stored_by_then(
     manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
 ):
-    """Disabled, or given another password, while the old one was verified."""
+    """Disabled, or given another password, while the old one was verified, whose hash would be renewed."""
     user = await register(manager)
+    old = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),)).hash(PASSWORD)
+    await run_sql(manager, f"UPDATE users SET hashed_password = '{old}'")
     verify = _passwords.verify
     meanwhile: list[Callable[[], Awaitable[Any]]] = []
 
-    async def overtaken(*arguments: Any) -> Any:
-        found = await verify(*arguments)
+    async def overtaken(*arguments: Any, **options: Any) -> Any:
+        found = await verify(*arguments, **options)
         if meanwhile:
             await meanwhile.pop()()
         return found

@@ -19,6 +19,7 @@ from core.trading.accounts._delays import LoginDelays, clear, name_digest, reser
 from core.trading.accounts._errors import InvalidCredentials, TooManyAttempts
 from core.trading.accounts._metrics import count
 from core.trading.accounts._names import checked_source, form_of, name_of
+from core.trading.accounts._outdated import outdated_kinds
 from core.trading.accounts._passwords import checked_password, hash_password, verify
 from core.trading.sessions import revoke_all
 
@@ -118,8 +119,9 @@ async def _prove(
     success: Success,
 ) -> User:
     checked_source(source)
+    outdated = await outdated_kinds(manager)
     attempt = await _admitted(manager, username, source, delays)
-    return await _to_the_end(_judged(manager, attempt, password, new, success))
+    return await _to_the_end(_judged(manager, attempt, password, new=new, outdated=outdated, success=success))
 
 
 async def _admitted(manager: DatabaseManager, username: str, source: str | None, delays: LoginDelays) -> _Attempt:
@@ -166,12 +168,18 @@ async def _looked_up(
 
 
 async def _judged(
-    manager: DatabaseManager, attempt: _Attempt, password: str, new: str | None, success: Success
+    manager: DatabaseManager,
+    attempt: _Attempt,
+    password: str,
+    *,
+    new: str | None,
+    outdated: tuple[str, ...],
+    success: Success,
 ) -> User:
     user = attempt.user
     while True:
         hashed = user.hashed_password if user is not None and user.is_active else None
-        matches, renewed = await verify(password, hashed)
+        matches, renewed = await verify(password, hashed, outdated=outdated)
         if user is None or hashed is None or not matches:
             await manager.run_transaction(partial(_refuse, attempt=attempt, user=user))
             count(manager, "refused")
