@@ -12,6 +12,7 @@ from sqlalchemy.sql.operators import OperatorType
 from core.database.errors import InvalidInput
 from core.database.types._strict import StrictType
 
+_LONGEST_FOLDED = 1_000  # a name has 150 characters at the most, and no form of it four times as many
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -38,7 +39,10 @@ def folded(value: str) -> str:
     """The one form of a name that is the same however it was typed: Unicode NFKC, case-folded.
 
     Full-width and other compatibility forms, composed and decomposed accents, and the case of letters make no difference.
+    What is far too long for a name is given back as it is: the time that normalising takes grows with the square.
     """
+    if len(value) > _LONGEST_FOLDED:
+        return value
     while (next_form := unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())) != value:
         value = next_form
     return value
