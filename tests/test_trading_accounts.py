@@ -25,8 +25,9 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import ValidationError
 from sqlalchemy import event, func, select, text
 
+from core.config.options import PoolOptions
 from core.database.connection import DatabaseManager
-from core.database.errors import InvalidInput, PandaDatabaseError, UniqueViolation
+from core.database.errors import InvalidInput, PandaDatabaseError, PoolExhausted, UniqueViolation
 from core.database.metrics import DatabaseMetrics
 from core.database.models import AuthEvent, KnownSource, LoginDelay, TradingSession, User
 from core.database.types import folded
@@ -637,6 +638,64 @@ async def test_nobody_can_keep_a_user_out_where_the_user_has_been_before(manager
     await login(manager, source="198.51.100.1")
 
 
+async def test_a_device_that_keeps_its_cookie_is_held_up_by_no_one(manager: DatabaseManager):
+    user, another = await register(manager), await register(manager, "another")
+
+    async def remember(user_id: int, device: str | None = None, **options: Any) -> str:
+        async with manager.transaction() as session:
+            return await accounts.remember_device(session, user_id, device=device, **options)
+
+    # A cookie that the client has chosen is known of nobody, not even after a login with it.
+    await login(manager, device="chosen")
+    await login(manager, source=HOME, device="chosen")
+    device = await remember(user.id, "chosen")
+    assert len(device) == 43 and device not in str(await run_sql(manager, "SELECT source FROM known_sources"))
+    assert await remember(user.id, device) == device
+    assert device not in (await remember(another.id, device), await remember(user.id))
+    for name in ("trader", "another"):
+        await hold_up(manager, name_digest(name))
+    for held in (None, "chosen", "\ud800", "x" * 1_000_000, device.upper()):
+        assert await fails(manager, password=PASSWORD, device=held) == "TooManyAttempts"
+    assert await fails(manager, "another", PASSWORD, device=device) == "TooManyAttempts"
+    await run_sql(manager, "UPDATE known_sources SET seen_at = now() - interval '80 days'")
+    away = "198.51.100.1"
+    await login(manager, source=away, device=device)
+    assert await run_sql(manager, "SELECT count(*) FROM known_sources WHERE seen_at > now() - interval '1 day'") == [
+        (2,)
+    ], "the device's time begins anew, and the place is known"
+    # Failures with the cookie count for the device: not for the place, whose own do not count for the device.
+    for _ in range(6):
+        assert await fails(manager, source=HOME, device=device) == "InvalidCredentials"
+    assert await fails(manager, password=PASSWORD, source=HOME, device=device) == "TooManyAttempts"
+    await login(manager, source=HOME)
+    with pytest.raises(TooManyAttempts):
+        await accounts.change_password(manager, "trader", PASSWORD, NEW, device=device)
+    await accounts.unlock(manager, "trader", actor="admin")
+    await accounts.change_password(manager, "trader", PASSWORD, NEW, device=device)
+    assert [each[3] for each in await recorded(manager, kinds=["login_delayed"])][-3:] == [None, HOME, None]
+    assert await remember(user.id, device, delays=LoginDelays(known=86_400)) == device
+    await run_sql(manager, "UPDATE known_sources SET seen_at = now() - interval '91 days'")
+    assert await remember(user.id, device) != device
+    with pytest.raises(InvalidInput, match="device"):
+        await login(manager, device=b"bytes")
+
+
+def test_an_address_is_one_source_however_it_is_written_and_a_network_of_ipv6_is():
+    for address, source in {
+        "192.0.2.7": "192.0.2.7",
+        "::ffff:192.0.2.7": "192.0.2.7",
+        "::FFFF:C000:0207": "192.0.2.7",
+        "2001:db8::1": "2001:db8::/64",
+        "2001:DB8:0:0:ffff::2": "2001:db8::/64",
+        "fe80::1%eth0": "fe80::/64",
+    }.items():
+        assert accounts.source_of(address) == source
+    nothing: Any
+    for nothing in ("", "localhost", "192.0.2.7:80", "192.0.2.007", "/run/socket", 5, b"192.0.2.7", None):
+        with pytest.raises(InvalidInput, match=r"^source"):
+            accounts.source_of(nothing)
+
+
 def test_no_name_that_can_be_typed_counts_against_a_known_source():
     for between in ("\0", "\x01", "\n", "\u00ff", ""):
         assert name_digest(f"trader{between}{HOME}") != source_bucket("trader", HOME)
@@ -704,6 +763,20 @@ async def test_the_record_stays_whatever_the_caller_does(manager: DatabaseManage
     with pytest.raises(RuntimeError):
         await raises()
     assert await kinds(manager) == ["registered", "login_refused", "login", "login"]
+
+
+async def test_a_login_within_a_session_that_holds_the_last_connection_is_refused_in_time_and_not_counted(
+    manager: DatabaseManager, database_url: str
+):
+    await register(manager)
+    pool = PoolOptions(size=1, max_overflow=0, wait=0.2)
+    async with DatabaseManager(database_url, "testing", "migrations_only", pool=pool) as small:
+        async with small.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            with pytest.raises(PoolExhausted):
+                await login(small)
+        await login(small)
+    assert await kinds(manager) == ["registered", "login"]
 
 
 @pytest.mark.parametrize("password", [PASSWORD, "wrong one"])
