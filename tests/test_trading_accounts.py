@@ -329,6 +329,11 @@ async def test_no_refusal_is_quicker_than_one_by_the_slowest_hash_that_is_stored
         start = time.perf_counter()
         assert await fails(manager, name, delays=LoginDelays(free=100)) == "InvalidCredentials"
         assert time.perf_counter() - start >= 0.1, name
+    nonsense = (
+        "VALUES ('x1x', 'plain'), ('x2x', '$2b$31$'), ('x3x', '$argon2id$v=19$m=9999999,t=9,p=1$'), ('x4x', '$$$$$')"
+    )
+    await run_sql(manager, f"INSERT INTO users (username, hashed_password) {nonsense}")
+    _outdated._known.clear()
     kinds = await _outdated.outdated_kinds(manager)
     assert [kind[21] for kind in kinds] == ["1", "3"]
     for name in ("trader", "slow"):
@@ -343,7 +348,7 @@ async def test_no_refusal_is_quicker_than_one_by_the_slowest_hash_that_is_stored
 async def test_kinds_that_could_not_be_looked_for_are_looked_for_again(
     manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
 ):
-    async def broken(_session: Any) -> set[str]:
+    async def broken(_session: Any, **_: Any) -> set[str]:
         raise asyncio.CancelledError
 
     with monkeypatch.context() as patch, pytest.raises(asyncio.CancelledError):

@@ -2,16 +2,22 @@
 
 import time
 import weakref
+from functools import partial
 from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.connection import DatabaseManager
-from core.trading.accounts._passwords import KIND, measured
+from core.trading.accounts._passwords import kind_of, measured, todays_kind
 
 _AGAIN: Final = 600.0  # seconds after which they are looked for anew: they come with data that is restored or adopted
-_KINDS = text("SELECT DISTINCT substring(hashed_password FROM :pattern) FROM users WHERE is_active")
+# No pattern, which would take seconds for 100,000 users. What has another shape than a hash is left out afterwards.
+_KINDS = text("""
+    SELECT DISTINCT CASE WHEN starts_with(hashed_password, '$2') THEN left(hashed_password, 7) ELSE concat('$',
+        split_part(hashed_password, '$', 2), '$', split_part(hashed_password, '$', 3), '$', split_part(hashed_password, '$', 4), '$')
+        END FROM users WHERE is_active AND NOT starts_with(hashed_password, :today) LIMIT 100
+""")
 _known: "weakref.WeakKeyDictionary[DatabaseManager, tuple[float, tuple[str, ...]]]" = weakref.WeakKeyDictionary()
 
 
@@ -23,7 +29,8 @@ async def outdated_kinds(manager: DatabaseManager) -> tuple[str, ...]:
         return kinds
     _known[manager] = now + _AGAIN, kinds  # who comes meanwhile does not look too
     try:
-        kinds = await measured(await manager.run_transaction(_stored))
+        today = await todays_kind()
+        kinds = await measured(await manager.run_transaction(partial(_stored, today=today)))
     except BaseException:
         _known[manager] = 0.0, kinds
         raise
@@ -31,5 +38,6 @@ async def outdated_kinds(manager: DatabaseManager) -> tuple[str, ...]:
     return kinds
 
 
-async def _stored(session: AsyncSession) -> set[str]:
-    return {kind for kind in await session.scalars(_KINDS, {"pattern": KIND}) if kind}
+async def _stored(session: AsyncSession, *, today: str) -> set[str]:
+    found = await session.scalars(_KINDS, {"today": today})
+    return {kind for kind in found if kind and kind == kind_of(kind)}

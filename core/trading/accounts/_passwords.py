@@ -42,7 +42,7 @@ def _hashers() -> tuple[HasherProtocol, ...]:
 
 _hasher = PasswordHash(_hashers())
 
-KIND = r"^\$2[abxy]?\$(?:0[4-9]|1[0-4])\$|^\$argon2[a-z]{1,2}\$v=\d+\$m=\d{1,6},t=\d,p=\d{1,2}\$"
+_KIND = r"\$2[abxy]?\$(?:0[4-9]|1[0-4])\$|\$argon2[a-z]{1,2}\$v=\d+\$m=\d{1,6},t=\d,p=\d{1,2}\$"
 """What hashes of one cost begin with. One that costs more than these could be made to do keeps nobody else waiting."""
 _taken: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=32))
 """Seconds that the last verifications took, by the kind of the hash."""
@@ -70,8 +70,13 @@ async def verify(password: str, hashed: str | None, *, outdated: Collection[str]
     """
     matches, renewed, seconds = await _in_thread(_verify, password, hashed)
     if outdated and not matches:
-        await asyncio.sleep(max(map(_usual, (kind_of(_nobody()), *outdated))) - seconds)
+        await asyncio.sleep(max(map(_usual, (_todays_kind(), *outdated))) - seconds)
     return matches, renewed
+
+
+async def todays_kind() -> str:
+    """That of what `hash_password` makes."""
+    return await _in_thread(_todays_kind)
 
 
 async def measured(kinds: Collection[str]) -> tuple[str, ...]:
@@ -135,9 +140,8 @@ def _timed(plain: str, hashed: str) -> tuple[bool, float]:
 
 
 def _measured(kinds: Collection[str]) -> tuple[str, ...]:
-    today = kind_of(_nobody())
-    found = tuple(kind for kind in sorted(kinds) if kind != today and can_verify(_filled(kind)))
-    for kind in (today, *found) if found else ():
+    found = tuple(kind for kind in sorted(kinds) if kind != _todays_kind() and can_verify(_filled(kind)))
+    for kind in (_todays_kind(), *found) if found else ():
         _timed("a password that nobody has", _filled(kind))
     return found
 
@@ -150,8 +154,12 @@ def _usual(kind: str) -> float:
 
 def kind_of(hashed: str) -> str:
     """What says how much it costs to verify."""
-    found = re.match(KIND, hashed)
+    found = re.match(_KIND, hashed)
     return found[0] if found else ""
+
+
+def _todays_kind() -> str:
+    return kind_of(_nobody())
 
 
 def _filled(kind: str) -> str:
