@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.database.errors import InvalidInput
+from core.database.errors import InvalidInput, forgets
 from core.database.models import KnownSource, User
 from core.trading.accounts._delays import LoginDelays
 from core.trading.accounts._names import checked_source
@@ -48,6 +48,7 @@ def source_of(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False))
 
 
+@forgets
 async def remember_device(
     session: AsyncSession, user_id: int, *, device: str | None = None, delays: LoginDelays = _DEFAULTS
 ) -> str:
