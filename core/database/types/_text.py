@@ -25,13 +25,13 @@ def checked_text(value: object, max_length: int | None = None) -> str:
         raise InvalidInput(f"takes str, not {type(value).__name__}")
     if type(value) is not str:
         value = str.__str__(value)
+    if max_length is not None and len(value) > max_length:
+        raise InvalidInput(f"is longer than {max_length} characters")
     # Not by the error of encoding it, which would hang on ours and holds the whole of it.
     if not value.isascii() and _SURROGATE.search(value) is not None:
         raise InvalidInput("holds a lone surrogate, which is not text")
     if "\x00" in value:
         raise InvalidInput("holds a NUL character, which PostgreSQL cannot store")
-    if max_length is not None and len(value) > max_length:
-        raise InvalidInput(f"is longer than {max_length} characters")
     return value
 
 
