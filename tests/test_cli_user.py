@@ -79,8 +79,8 @@ def test_an_account_from_its_registration_to_its_end(run: Any) -> None:
         ["enabled", "trader", me],
         ["disabled", "trader", me],
         ["password", "reset", "trader", "Asha"],
-        ["refused:", "wrong", "password", "trader"],
-        ["password", "changed", "trader"],
+        ["refused:", "wrong", "password", "trader", "command", "line"],
+        ["password", "changed", "trader", "command", "line"],
         ["registered", "trader", me],
     ]
 
@@ -134,7 +134,7 @@ def test_the_record_is_listed_filtered_and_pruned(run: Any, database_url_sync: s
     text = said(run("events", "--zone", "UTC"))
     assert [line.split()[2:] for line in text.splitlines()[1:]] == [
         ["login", "trader", "here\\u202egnihton", "x\\u200by"],
-        ["refused:", "unknown", "name"],
+        ["refused:", "unknown", "name", "command", "line"],
         ["registered", "trader", text.splitlines()[-1].split()[-1]],
     ]
     found = answer(run("events", "--json", "--kind", "login_refused", "--since", "1h"))["events"]

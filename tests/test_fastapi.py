@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any, cast
 
 import asyncpg
 import httpx
@@ -24,7 +25,7 @@ from core.database import errors
 from core.database.connection import DatabaseManager
 from core.database.models import User
 from core.database.monitoring import QueryMonitor
-from core.fastapi import Manager, ReadSession, WriteSession, answer_problem, install, problem_of
+from core.fastapi import ClientSource, Manager, ReadSession, WriteSession, answer_problem, install, problem_of
 from core.probes import Probes
 from core.trading import accounts, sessions
 from core.trading.strategies import StrategyNotFound, VersionConflict
@@ -233,6 +234,21 @@ async def test_a_refused_login_is_unauthorized_and_one_too_many_is_told_when_to_
     assert (delayed.status_code, delayed.json()["type"]) == (429, "urn:alpha-panda:too-many-attempts")
     assert 80 < int(delayed.headers["retry-after"]) <= 90
     assert "www-authenticate" not in delayed.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "source"), [("192.0.2.7", "192.0.2.7"), ("2001:db8::5", "2001:db8::/64"), ("", None), (None, None)]
+)
+async def test_a_login_is_told_where_the_request_comes_from(host: str | None, source: str | None) -> None:
+    app = FastAPI()
+
+    @app.get("/source")
+    async def tell(source: ClientSource) -> str | None:
+        return source
+
+    transport = httpx.ASGITransport(app, client=cast("Any", None if host is None else (host, 1)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/source")).json() == source
 
 
 async def test_a_read_session_refuses_to_write_and_gives_its_connection_back(database_url: str) -> None:

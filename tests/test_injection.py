@@ -590,9 +590,11 @@ RECIPES: dict[str, Recipe] = {
     "trading.accounts events": Recipe(finds_nothing=("user",)),
     "trading.accounts find": Recipe(finds_nothing=("user",)),
     "trading.accounts register": Recipe(call=_registered, stored={"actor": _event("registered")}),
+    "trading.accounts remember_device": Recipe({"user_id": 3}),
     "trading.accounts set_password": Recipe(
         call=_password_set, stored={"actor": _event("password_reset")}, undo=_mover_as_before
     ),
+    "trading.accounts source_of": Recipe(),
     "trading.accounts unlock": Recipe(
         {"user": "mover", "actor": "root"}, stored={"actor": _event("unlocked")}, undo=_mover_as_before
     ),

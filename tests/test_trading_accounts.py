@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,15 +25,24 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import ValidationError
 from sqlalchemy import event, func, select, text
 
+from core.config.options import PoolOptions
 from core.database.connection import DatabaseManager
-from core.database.errors import InvalidInput, PandaDatabaseError, UniqueViolation
+from core.database.errors import InvalidInput, PandaDatabaseError, PoolExhausted, UniqueViolation
 from core.database.metrics import DatabaseMetrics
 from core.database.models import AuthEvent, KnownSource, LoginDelay, TradingSession, User
 from core.database.types import folded
 from core.testing import make_trading_session
 from core.trading import accounts
-from core.trading.accounts import InvalidCredentials, LoginDelays, TooManyAttempts, UserNotFound, _login, _passwords
-from core.trading.accounts._delays import name_digest, source_bucket
+from core.trading.accounts import (
+    InvalidCredentials,
+    LoginDelays,
+    TooManyAttempts,
+    UserNotFound,
+    _login,
+    _outdated,
+    _passwords,
+)
+from core.trading.accounts._delays import name_digest, reserve, source_bucket
 from tests.cluster import debian
 
 PASSWORD = "correct horse"
@@ -173,6 +184,11 @@ MISFITS = [
     ("tra\u200bder", PASSWORD, "username"),
     ("t" * 151, PASSWORD, "username"),
     ("\ufdfa" * 9, PASSWORD, "username"),  # 18 letters each
+    ("tra\u0378der", PASSWORD, "username"),  # not assigned
+    ("tra\ue000der", PASSWORD, "username"),
+    ("tra\u2800der", PASSWORD, "username"),
+    ("tra\u0600der", PASSWORD, "username"),
+    ("a" + "\u0301\u0316" * 500_000, PASSWORD, "username"),  # minutes, were it normalised
     (12345, PASSWORD, "username"),
     ("trader", "1234567", "password"),
     ("trader", "x" * 1_025, "password"),
@@ -233,7 +249,15 @@ async def test_nonsense_is_refused_in_the_same_way(manager: DatabaseManager):
     await register(manager)
     rules = LoginDelays(free=1_000)
     for password in (PASSWORD, "", "x" * 2_000, "\x00" * 9, "\ud800" * 9):
-        for name in ("nobody", "", "x" * 1_000_000, "tra\x00der", "tra\ud800der", "' OR 1=1 --", "\u202etrader"):
+        for name in (
+            "nobody",
+            "",
+            "\u0301\u0316" * 500_000,
+            "tra\x00der",
+            "tra\ud800der",
+            "' OR 1=1 --",
+            "\u202etrader",
+        ):
             assert await fails(manager, name, password, delays=rules) == "InvalidCredentials"
         assert (await outcome(login(manager, "trader", password)) == "accepted") == (password == PASSWORD)
     for name, password, source, field in ((None, PASSWORD, None, "username"), ("trader", PASSWORD, "a\nb", "source")):
@@ -285,16 +309,54 @@ def sent(manager: DatabaseManager) -> Generator[list[str]]:
     event.remove(manager.engine.sync_engine, "before_cursor_execute", note)
 
 
-async def test_a_hash_that_is_quicker_to_verify_takes_no_less_time_to_say_no(manager: DatabaseManager):
-    await register(manager)
-    old = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),)).hash(PASSWORD)
-    _passwords._taken.append(0.15)
+async def test_no_refusal_is_quicker_than_one_by_the_slowest_hash_that_is_stored(
+    manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
+):
+    """Of another cost than today's, be it more or less; one that a disabled user has counts for nothing."""
+    for name, cost in (("trader", 1), ("slow", 3), ("gone", 4)):
+        await register(manager, name)
+        hashed = PasswordHash((Argon2Hasher(time_cost=cost, memory_cost=8, parallelism=1),)).hash(PASSWORD)
+        await run_sql(manager, f"UPDATE users SET hashed_password = '{hashed}' WHERE username = '{name}'")
+    await accounts.disable(manager, "gone", actor="admin")
+    verify = Argon2Hasher.verify
+
+    def slowly(self: Argon2Hasher, password: str | bytes, hash: str | bytes) -> bool:
+        time.sleep({"1": 0.0, "2": 0.02, "3": 0.1, "4": 9.0}[str(hash)[21]])
+        return verify(self, password, hash)
+
+    monkeypatch.setattr(Argon2Hasher, "verify", slowly)
+    for name in ("nobody", "trader", "slow", "gone", "no\nname"):
+        start = time.perf_counter()
+        assert await fails(manager, name, delays=LoginDelays(free=100)) == "InvalidCredentials"
+        assert time.perf_counter() - start >= 0.1, name
+    nonsense = (
+        "VALUES ('x1x', 'plain'), ('x2x', '$2b$31$'), ('x3x', '$argon2id$v=19$m=9999999,t=9,p=1$'), ('x4x', '$$$$$')"
+    )
+    await run_sql(manager, f"INSERT INTO users (username, hashed_password) {nonsense}")
+    _outdated._known.clear()
+    kinds = await _outdated.outdated_kinds(manager)
+    assert [kind[21] for kind in kinds] == ["1", "3"]
+    for name in ("trader", "slow"):
+        await login(manager, name)
+    _outdated._known.clear()
+    assert await _outdated.outdated_kinds(manager) == ()
     start = time.perf_counter()
-    assert await _passwords.verify("wrong one", old) == (False, None)
-    assert time.perf_counter() - start >= 0.15
-    _passwords._taken.clear()
-    assert await _passwords.verify("wrong one", old) == (False, None)
-    assert len(_passwords._taken) == 1, "measured where nothing was known"
+    assert await _passwords.verify("wrong one", None) == (False, None)
+    assert time.perf_counter() - start < 0.1
+
+
+async def test_kinds_that_could_not_be_looked_for_are_looked_for_again(
+    manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
+):
+    async def broken(_session: Any, **_: Any) -> set[str]:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch, pytest.raises(asyncio.CancelledError):
+        patch.setattr(_outdated, "_stored", broken)
+        await login(manager)
+    with sent(manager) as statements:
+        assert await _outdated.outdated_kinds(manager) == await _outdated.outdated_kinds(manager) == ()
+    assert len(statements) == 1
 
 
 async def test_what_was_typed_for_a_name_is_nowhere_in_the_database(manager: DatabaseManager):
@@ -325,6 +387,48 @@ async def test_a_hash_with_older_parameters_is_renewed_at_the_next_login(manager
         assert stored.hashed_password == renewed.hashed_password
         assert stored.hashed_password.startswith("$argon2id$v=19$m=8,t=2,p=1$")
     await login(manager)
+
+
+class LikeBcrypt:
+    """A hasher that stands for bcrypt's, whose package need not be installed; its errors are ValueErrors too."""
+
+    hash = identify = check_needs_rehash = None
+
+    @staticmethod
+    def of(password: str) -> str:
+        return "$2b$12$" + hashlib.sha256(password.encode()).hexdigest()[:53]
+
+    def verify(self, password: str | bytes, hash: str | bytes) -> bool:
+        if len(str(password).encode()) > 72 or "+" in str(hash):
+            raise ValueError("Invalid salt")
+        return hash == self.of(str(password))
+
+
+@pytest.fixture
+def like_bcrypt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identify(hash: str | bytes) -> bool:
+        return re.fullmatch(r"\$2b\$12\$[a-zA-Z0-9+/.]{53}", str(hash)) is not None
+
+    old: Any = LikeBcrypt()
+    old.identify = identify
+    monkeypatch.setattr(_passwords, "_hasher", PasswordHash((_passwords._hasher.current_hasher, old)))
+
+
+@pytest.mark.usefixtures("like_bcrypt")
+async def test_a_hash_of_the_original_system_is_verified_as_it_was_made_and_replaced(manager: DatabaseManager):
+    decomposed = "pa\u0301ssword"
+    for password in (PASSWORD, decomposed):
+        user = await register(manager, f"user {len(password)}")
+        await run_sql(manager, f"UPDATE users SET hashed_password = '{LikeBcrypt.of(password)}' WHERE id = {user.id}")
+        for wrong in ("wrong one", "x" * 80, "\u00e1" * 40, "", "\0" * 9, "p\u00e1ssword"):
+            assert await fails(manager, user.username, wrong, delays=LoginDelays(free=10)) == "InvalidCredentials"
+        assert (await login(manager, user.username, password)).hashed_password.startswith("$argon2id$")
+        await login(manager, user.username, unicodedata.normalize("NFC", password))
+    await run_sql(manager, "UPDATE users SET hashed_password = '$2b$12$' || repeat('+', 53)")
+    before = len(_passwords._taken[_passwords.kind_of(_passwords._nobody())])
+    assert await fails(manager, user.username, PASSWORD) == "InvalidCredentials"
+    after = len(_passwords._taken[_passwords.kind_of(_passwords._nobody())])
+    assert after == before + 1, "as long as that of nobody"
 
 
 @pytest.mark.usefixtures("costly")
@@ -417,6 +521,14 @@ async def test_the_wait_grows_to_its_cap_and_what_is_refused_makes_it_no_longer(
     await login(manager, delays=rules)
     assert await run_sql(manager, "SELECT * FROM login_delays") == [], "a login that succeeds forgets them"
     assert (await kinds(manager)).count("login_delayed") == 10
+
+
+async def test_a_first_failure_has_no_wait_not_even_a_microsecond(manager: DatabaseManager):
+    """The instant is one: two looks at the clock were a microsecond apart for one in twenty-five."""
+    async with manager.transaction() as session:
+        for number in range(150):
+            assert await reserve(session, name_digest(str(number)), AT_ONCE) == 0
+    assert await run_sql(manager, "SELECT count(*) FROM login_delays WHERE waits_until <> failed_at") == [(0,)]
 
 
 async def test_a_delay_outlives_the_process_and_goes_by_the_clock_of_the_server(
@@ -531,6 +643,64 @@ async def test_nobody_can_keep_a_user_out_where_the_user_has_been_before(manager
     await login(manager, source="198.51.100.1")
 
 
+async def test_a_device_that_keeps_its_cookie_is_held_up_by_no_one(manager: DatabaseManager):
+    user, another = await register(manager), await register(manager, "another")
+
+    async def remember(user_id: int, device: str | None = None, **options: Any) -> str:
+        async with manager.transaction() as session:
+            return await accounts.remember_device(session, user_id, device=device, **options)
+
+    # A cookie that the client has chosen is known of nobody, not even after a login with it.
+    await login(manager, device="chosen")
+    await login(manager, source=HOME, device="chosen")
+    device = await remember(user.id, "chosen")
+    assert len(device) == 43 and device not in str(await run_sql(manager, "SELECT source FROM known_sources"))
+    assert await remember(user.id, device) == device
+    assert device not in (await remember(another.id, device), await remember(user.id))
+    for name in ("trader", "another"):
+        await hold_up(manager, name_digest(name))
+    for held in (None, "chosen", "\ud800", "x" * 1_000_000, device.upper()):
+        assert await fails(manager, password=PASSWORD, device=held) == "TooManyAttempts"
+    assert await fails(manager, "another", PASSWORD, device=device) == "TooManyAttempts"
+    await run_sql(manager, "UPDATE known_sources SET seen_at = now() - interval '80 days'")
+    away = "198.51.100.1"
+    await login(manager, source=away, device=device)
+    assert await run_sql(manager, "SELECT count(*) FROM known_sources WHERE seen_at > now() - interval '1 day'") == [
+        (2,)
+    ], "the device's time begins anew, and the place is known"
+    # Failures with the cookie count for the device: not for the place, whose own do not count for the device.
+    for _ in range(6):
+        assert await fails(manager, source=HOME, device=device) == "InvalidCredentials"
+    assert await fails(manager, password=PASSWORD, source=HOME, device=device) == "TooManyAttempts"
+    await login(manager, source=HOME)
+    with pytest.raises(TooManyAttempts):
+        await accounts.change_password(manager, "trader", PASSWORD, NEW, device=device)
+    await accounts.unlock(manager, "trader", actor="admin")
+    await accounts.change_password(manager, "trader", PASSWORD, NEW, device=device)
+    assert [each[3] for each in await recorded(manager, kinds=["login_delayed"])][-3:] == [None, HOME, None]
+    assert await remember(user.id, device, delays=LoginDelays(known=86_400)) == device
+    await run_sql(manager, "UPDATE known_sources SET seen_at = now() - interval '91 days'")
+    assert await remember(user.id, device) != device
+    with pytest.raises(InvalidInput, match="device"):
+        await login(manager, device=b"bytes")
+
+
+def test_an_address_is_one_source_however_it_is_written_and_a_network_of_ipv6_is():
+    for address, source in {
+        "192.0.2.7": "192.0.2.7",
+        "::ffff:192.0.2.7": "192.0.2.7",
+        "::FFFF:C000:0207": "192.0.2.7",
+        "2001:db8::1": "2001:db8::/64",
+        "2001:DB8:0:0:ffff::2": "2001:db8::/64",
+        "fe80::1%eth0": "fe80::/64",
+    }.items():
+        assert accounts.source_of(address) == source
+    nothing: Any
+    for nothing in ("", "localhost", "192.0.2.7:80", "192.0.2.007", "/run/socket", 5, b"192.0.2.7", None):
+        with pytest.raises(InvalidInput, match=r"^source"):
+            accounts.source_of(nothing)
+
+
 def test_no_name_that_can_be_typed_counts_against_a_known_source():
     for between in ("\0", "\x01", "\n", "\u00ff", ""):
         assert name_digest(f"trader{between}{HOME}") != source_bucket("trader", HOME)
@@ -600,6 +770,20 @@ async def test_the_record_stays_whatever_the_caller_does(manager: DatabaseManage
     assert await kinds(manager) == ["registered", "login_refused", "login", "login"]
 
 
+async def test_a_login_within_a_session_that_holds_the_last_connection_is_refused_in_time_and_not_counted(
+    manager: DatabaseManager, database_url: str
+):
+    await register(manager)
+    pool = PoolOptions(size=1, max_overflow=0, wait=0.2)
+    async with DatabaseManager(database_url, "testing", "migrations_only", pool=pool) as small:
+        async with small.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            with pytest.raises(PoolExhausted):
+                await login(small)
+        await login(small)
+    assert await kinds(manager) == ["registered", "login"]
+
+
 @pytest.mark.parametrize("password", [PASSWORD, "wrong one"])
 async def test_a_login_that_is_cancelled_is_recorded_before_it_ends(
     manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch, password: str
@@ -608,14 +792,14 @@ async def test_a_login_that_is_cancelled_is_recorded_before_it_ends(
     reached, go_on = asyncio.Event(), asyncio.Event()
     verify = _passwords.verify
 
-    async def held(*arguments: Any) -> Any:
+    async def held(*arguments: Any, **options: Any) -> Any:
         reached.set()
         await go_on.wait()
-        return await verify(*arguments)
+        return await verify(*arguments, **options)
 
     monkeypatch.setattr(_login, "verify", held)
     task = asyncio.create_task(login(manager, password=password))
-    await reached.wait()
+    await asyncio.wait_for(reached.wait(), 30)
     assert await run_sql(manager, "SELECT failures FROM login_delays") == [(1,)], "counted before it is verified"
     task.cancel()
     await asyncio.sleep(0.05)
@@ -633,14 +817,14 @@ async def test_a_second_cancellation_is_obeyed_at_once_and_the_work_goes_on(
     await register(manager)
     reached, go_on = asyncio.Event(), asyncio.Event()
 
-    async def held(*_: Any) -> tuple[bool, None]:
+    async def held(*_: Any, **__: Any) -> tuple[bool, None]:
         reached.set()
         await go_on.wait()
         return False, None
 
     monkeypatch.setattr(_login, "verify", held)
     task = asyncio.create_task(login(manager))
-    await reached.wait()
+    await asyncio.wait_for(reached.wait(), 30)
     for _ in range(2):
         task.cancel()
         await asyncio.sleep(0.01)
@@ -654,13 +838,15 @@ async def test_a_second_cancellation_is_obeyed_at_once_and_the_work_goes_on(
 async def test_a_login_under_way_is_held_against_what_is_stored_by_then(
     manager: DatabaseManager, monkeypatch: pytest.MonkeyPatch
 ):
-    """Disabled, or given another password, while the old one was verified."""
+    """Disabled, or given another password, while the old one was verified, whose hash would be renewed."""
     user = await register(manager)
+    old = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),)).hash(PASSWORD)
+    await run_sql(manager, f"UPDATE users SET hashed_password = '{old}'")
     verify = _passwords.verify
     meanwhile: list[Callable[[], Awaitable[Any]]] = []
 
-    async def overtaken(*arguments: Any) -> Any:
-        found = await verify(*arguments)
+    async def overtaken(*arguments: Any, **options: Any) -> Any:
+        found = await verify(*arguments, **options)
         if meanwhile:
             await meanwhile.pop()()
         return found

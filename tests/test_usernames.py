@@ -1,5 +1,6 @@
 """A user's name has one form, in Python, in the database's rules, and for names that were stored before there was one."""
 
+import contextlib
 import sys
 import unicodedata
 from typing import Any
@@ -59,6 +60,16 @@ def test_the_form_is_fixed_and_does_not_depend_on_case_and_composition(value: st
     assert folded(form) == form == unicodedata.normalize("NFKC", form)
     for changed in (value.casefold(), *(unicodedata.normalize(kind, value) for kind in ("NFC", "NFD", "NFKC", "NFKD"))):
         assert folded(changed) == form
+
+
+async def test_what_is_far_too_long_for_a_name_costs_no_time(manager: DatabaseManager):
+    endless = "a" + "\u0301\u0316" * 500_000  # minutes, were it normalised
+    assert folded(endless) == endless
+    for make in (checked_username, lambda name: User(username=name)):
+        with contextlib.suppress(InvalidInput):
+            make(endless)
+    async with manager.get_session() as session:
+        assert (await session.scalars(select(User).where(User.username == endless))).all() == []
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20))

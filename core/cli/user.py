@@ -29,6 +29,7 @@ Actor = Annotated[str | None, typer.Option("--actor", help="Who does it, for the
 ActiveOnly = Annotated[bool, typer.Option("--active", help="Those who may log in alone.")]
 KeepSessions = Annotated[bool, typer.Option("--keep-sessions", help="Do not end the trading sessions.")]
 
+_HERE = "command line"  # as the source of a login: strangers' failures do not hold up who has been here before
 _HELP = "Accounts: passwords, disable, unlock, the record of it all."
 
 
@@ -142,7 +143,7 @@ def passwd(
     old, new = old_and_new(from_stdin=password_stdin)
 
     async def work(manager: "DatabaseManager") -> "User":
-        return await accounts.change_password(manager, name, old, new, keep_sessions=keep_sessions)
+        return await accounts.change_password(manager, name, old, new, source=_HERE, keep_sessions=keep_sessions)
 
     try:
         found = _run(out, work)

@@ -79,7 +79,7 @@ async def _register(manager: DatabaseManager, steps: Steps) -> int:
                 user = await accounts.register(session, _USERNAME, _PASSWORD)
             step.note = user.username
         except UniqueViolation:
-            user = await accounts.authenticate(manager, _USERNAME, _PASSWORD)
+            user = await accounts.authenticate(manager, _USERNAME, _PASSWORD, source="panda demo")
             step.note = f"{user.username} is known, and the password fits"
         return user.id
 

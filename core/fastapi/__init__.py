@@ -22,7 +22,17 @@ except ModuleNotFoundError as error:
         "core.fastapi needs FastAPI; install it with: pip install 'alpha-panda-core[fastapi]'", name="fastapi"
     ) from None
 
+from core.fastapi._client import ClientSource
 from core.fastapi._install import Manager, ReadSession, WriteSession, install
 from core.fastapi._problems import Problem, answer_problem, problem_of
 
-__all__ = ["Manager", "Problem", "ReadSession", "WriteSession", "answer_problem", "install", "problem_of"]
+__all__ = [
+    "ClientSource",
+    "Manager",
+    "Problem",
+    "ReadSession",
+    "WriteSession",
+    "answer_problem",
+    "install",
+    "problem_of",
+]

@@ -12,6 +12,7 @@ from sqlalchemy.sql.operators import OperatorType
 from core.database.errors import InvalidInput
 from core.database.types._strict import StrictType
 
+_LONGEST_FOLDED = 1_000  # a name has 150 characters at the most, and no form of it four times as many
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -24,13 +25,13 @@ def checked_text(value: object, max_length: int | None = None) -> str:
         raise InvalidInput(f"takes str, not {type(value).__name__}")
     if type(value) is not str:
         value = str.__str__(value)
+    if max_length is not None and len(value) > max_length:
+        raise InvalidInput(f"is longer than {max_length} characters")
     # Not by the error of encoding it, which would hang on ours and holds the whole of it.
     if not value.isascii() and _SURROGATE.search(value) is not None:
         raise InvalidInput("holds a lone surrogate, which is not text")
     if "\x00" in value:
         raise InvalidInput("holds a NUL character, which PostgreSQL cannot store")
-    if max_length is not None and len(value) > max_length:
-        raise InvalidInput(f"is longer than {max_length} characters")
     return value
 
 
@@ -38,7 +39,10 @@ def folded(value: str) -> str:
     """The one form of a name that is the same however it was typed: Unicode NFKC, case-folded.
 
     Full-width and other compatibility forms, composed and decomposed accents, and the case of letters make no difference.
+    What is far too long for a name is given back as it is: the time that normalising takes grows with the square.
     """
+    if len(value) > _LONGEST_FOLDED:
+        return value
     while (next_form := unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())) != value:
         value = next_form
     return value

@@ -20,6 +20,7 @@ from core.trading.accounts._login import authenticate, change_password
 from core.trading.accounts._metrics import LoginMetrics
 from core.trading.accounts._names import MIN_USERNAME
 from core.trading.accounts._passwords import MAX_PASSWORD, MIN_PASSWORD, can_verify, verify_password
+from core.trading.accounts._sources import remember_device, source_of
 from core.trading.accounts._users import (
     disable,
     enable,
@@ -51,7 +52,9 @@ __all__ = [
     "listing",
     "prune_events",
     "register",
+    "remember_device",
     "set_password",
+    "source_of",
     "unlock",
     "verify_password",
     "waits",

@@ -55,9 +55,10 @@ _WAIT = text(f"""
 """)  # noqa: S608 - made of constants
 _FORGOTTEN = "d.failed_at <= excluded.failed_at - make_interval(secs => :forget)"
 _FAILURES = f"CASE WHEN {_FORGOTTEN} THEN 1 ELSE d.failures + 1 END"
+# One instant for both columns: clock_timestamp() is another one each time that it is asked.
 _COUNT = text(f"""
     INSERT INTO login_delays AS d (bucket, failures, failed_at, waits_until)
-    VALUES (:bucket, 1, clock_timestamp(), clock_timestamp())
+    VALUES (:bucket, 1, statement_timestamp(), statement_timestamp())
     ON CONFLICT (bucket) DO UPDATE SET
         failures = {_FAILURES},
         failed_at = greatest(d.failed_at, excluded.failed_at),

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import func, select, true
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.connection import DatabaseManager
 from core.database.errors import forgets
-from core.database.models import KnownSource, User
+from core.database.models import User
 from core.trading.accounts._audit import record
 from core.trading.accounts._delays import LoginDelays, clear, name_digest, reserve, source_bucket
 from core.trading.accounts._errors import InvalidCredentials, TooManyAttempts
 from core.trading.accounts._metrics import count
-from core.trading.accounts._names import checked_source, form_of, name_of
+from core.trading.accounts._names import form_of, name_of
+from core.trading.accounts._outdated import outdated_kinds
 from core.trading.accounts._passwords import checked_password, hash_password, verify
+from core.trading.accounts._sources import Origin, known_as, origin, seen
 from core.trading.sessions import revoke_all
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class _Attempt:
     """One that was admitted, and is counted as a failure until it is none. It has no repr: a name may be a password."""
 
     form: str
-    source: str | None
+    where: Origin
     bucket: bytes
     user: User | None
 
@@ -48,6 +49,7 @@ async def authenticate(
     password: str,
     *,
     source: str | None = None,
+    device: str | None = None,
     delays: LoginDelays = _DEFAULTS,
 ) -> User:
     """The active user of that name and password; how the name is typed does not matter (`types.folded`).
@@ -55,17 +57,24 @@ async def authenticate(
     Raises `InvalidCredentials`, the same and after the same time for an unknown name, a wrong password and a user who is
     disabled, and `TooManyAttempts` without looking at the password. A hash with older parameters is replaced.
 
-    `source` is where the attempt comes from, as the application knows it and the client cannot choose it: the address (of
-    IPv6 the /64), or better the digest of a cookie that a device keeps. Where the user has logged in before, the failures
-    of others do not count. Without it whoever fails on and on leaves the user one attempt among theirs every `delays.cap`.
+    `source` is where the attempt comes from, as the application knows it and the client cannot choose it: its address by
+    `source_of`. `device` is the cookie that `remember_device` once gave, as the client sent it. Where the user has logged
+    in before, the failures of others do not count. Without either whoever fails on and on leaves the user one attempt among
+    theirs every `delays.cap`.
 
-    It owns its transactions: count and record stay whatever the caller does. Counted first and then verified: of many at
+    It owns its transactions, and needs a connection beside one that the caller holds (`PoolExhausted`, then nothing is
+    counted): call it outside of a session. Count and record stay whatever the caller does. Counted first and then verified: of many at
     once only as many are admitted as may fail, and a login that breaks off counts as one that failed. Once an attempt is
     counted it is verified and recorded even if the caller is cancelled, which takes effect after that, or after 5 s; a
     second cancellation at once. Without a record are left an attempt whose database is lost before it ends, and one
     that is cancelled while it waits to be counted.
     """
-    return await _prove(manager, username, password, source=source, delays=delays, success=_logged_in(source))
+    where = origin(source, device)
+
+    async def log_in(session: AsyncSession, user: User) -> None:
+        await record(session, "login", user.username, user_id=user.id, source=source)
+
+    return await _prove(manager, username, password, where=where, delays=delays, success=log_in)
 
 
 @forgets
@@ -76,6 +85,7 @@ async def change_password(
     new: str,
     *,
     source: str | None = None,
+    device: str | None = None,
     keep_sessions: bool = False,
     delays: LoginDelays = _DEFAULTS,
 ) -> User:
@@ -85,26 +95,14 @@ async def change_password(
     breaks the rules, before anything is counted, and what `authenticate` raises.
     """
     checked_password(new)
+    where = origin(source, device)
 
     async def change(session: AsyncSession, user: User) -> None:
         await record(session, "password_changed", user.username, user_id=user.id, source=source)
         if not keep_sessions:
             await revoke_all(session, user.id)
 
-    return await _prove(manager, username, old, new=new, source=source, delays=delays, success=change)
-
-
-def _logged_in(source: str | None) -> Success:
-    async def log_in(session: AsyncSession, user: User) -> None:
-        await record(session, "login", user.username, user_id=user.id, source=source)
-        if source is not None:
-            seen = insert(KnownSource).values(user_id=user.id, source=source, seen_at=func.now())
-            key = [KnownSource.user_id, KnownSource.source]
-            await session.execute(
-                seen.on_conflict_do_update(index_elements=key, set_={"seen_at": seen.excluded.seen_at})
-            )
-
-    return log_in
+    return await _prove(manager, username, old, new=new, where=where, delays=delays, success=change)
 
 
 async def _prove(
@@ -113,22 +111,22 @@ async def _prove(
     password: str,
     *,
     new: str | None = None,
-    source: str | None,
+    where: Origin,
     delays: LoginDelays,
     success: Success,
 ) -> User:
-    checked_source(source)
-    attempt = await _admitted(manager, username, source, delays)
-    return await _to_the_end(_judged(manager, attempt, password, new, success))
+    outdated = await outdated_kinds(manager)
+    attempt = await _admitted(manager, username, where, delays)
+    return await _to_the_end(_judged(manager, attempt, password, new=new, outdated=outdated, success=success))
 
 
-async def _admitted(manager: DatabaseManager, username: str, source: str | None, delays: LoginDelays) -> _Attempt:
+async def _admitted(manager: DatabaseManager, username: str, where: Origin, delays: LoginDelays) -> _Attempt:
     """The attempt, counted. A short wait is waited for here. Raises `TooManyAttempts`."""
     loop = asyncio.get_running_loop()
     due = loop.time() + max(delays.patience, _POLL[0])  # a wait may end while it is looked at
     while True:
         patience = due - loop.time()
-        enter = partial(_enter, username=username, source=source, delays=delays, patience=patience)
+        enter = partial(_enter, username=username, where=where, delays=delays, patience=patience)
         attempt, wait = await manager.run_transaction(enter)
         if wait == 0:
             return attempt
@@ -139,39 +137,32 @@ async def _admitted(manager: DatabaseManager, username: str, source: str | None,
 
 
 async def _enter(
-    session: AsyncSession, *, username: str, source: str | None, delays: LoginDelays, patience: float
+    session: AsyncSession, *, username: str, where: Origin, delays: LoginDelays, patience: float
 ) -> tuple[_Attempt, float]:
     """The attempt, and the seconds that it has to wait, which is recorded where it is more than the patience."""
     form = form_of(username)
-    user, known = await _looked_up(session, name_of(username), source, delays)
-    bucket = source_bucket(form, source) if known and source is not None else name_digest(form)
+    query = select(User, known_as(where, delays)).where(User.username == (name_of(username) or ""))
+    user, known = (await session.execute(query)).one_or_none() or (None, None)
+    bucket = name_digest(form) if known is None else source_bucket(form, known)
     wait = await reserve(session, bucket, delays)
     if wait > patience:
-        await record(session, "login_delayed", form, user_id=user.id if user else None, source=source)
-    return _Attempt(form=form, source=source, bucket=bucket, user=user), wait
-
-
-async def _looked_up(
-    session: AsyncSession, name: str | None, source: str | None, delays: LoginDelays
-) -> tuple[User | None, bool]:
-    """The user, and whether the source is known; one statement in every case."""
-    known = (
-        select(true())
-        .where(KnownSource.user_id == User.id, KnownSource.source == (source or ""))
-        .where(KnownSource.seen_at > func.now() - func.make_interval(0, 0, 0, 0, 0, 0, delays.known))
-        .exists()
-    )
-    row = (await session.execute(select(User, known).where(User.username == (name or "")))).one_or_none()
-    return (None, False) if row is None else (row[0], row[1])
+        await record(session, "login_delayed", form, user_id=user.id if user else None, source=where.source)
+    return _Attempt(form=form, where=where, bucket=bucket, user=user), wait
 
 
 async def _judged(
-    manager: DatabaseManager, attempt: _Attempt, password: str, new: str | None, success: Success
+    manager: DatabaseManager,
+    attempt: _Attempt,
+    password: str,
+    *,
+    new: str | None,
+    outdated: tuple[str, ...],
+    success: Success,
 ) -> User:
     user = attempt.user
     while True:
         hashed = user.hashed_password if user is not None and user.is_active else None
-        matches, renewed = await verify(password, hashed)
+        matches, renewed = await verify(password, hashed, outdated=outdated)
         if user is None or hashed is None or not matches:
             await manager.run_transaction(partial(_refuse, attempt=attempt, user=user))
             count(manager, "refused")
@@ -188,7 +179,7 @@ async def _judged(
 async def _refuse(session: AsyncSession, *, attempt: _Attempt, user: User | None) -> None:
     known, user_id = (None, None) if user is None else (user.is_active, user.id)
     reason = {None: "unknown_name", True: "wrong_password", False: "inactive"}[known]
-    await record(session, "login_refused", attempt.form, reason=reason, user_id=user_id, source=attempt.source)
+    await record(session, "login_refused", attempt.form, reason=reason, user_id=user_id, source=attempt.where.source)
 
 
 async def _accept(
@@ -201,6 +192,7 @@ async def _accept(
     if renewed is not None:
         user.hashed_password = renewed
     await success(session, user)
+    await seen(session, user.id, attempt.where)
     await session.flush()
     await clear(session, [attempt.bucket])
     return user, True

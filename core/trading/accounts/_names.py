@@ -1,5 +1,6 @@
 """A name as it was typed, and the labels of where it came from and who acted."""
 
+import unicodedata
 from collections.abc import Callable
 
 from core.database.errors import InvalidInput
@@ -7,12 +8,19 @@ from core.database.records import LABEL_RULE, checked_username
 
 MIN_USERNAME = 3
 """In characters; the longest is that of the column."""
+_NO_LETTERS = ("Cn", "Co", "Cs", "Cf")  # not assigned, private, surrogate, format
+_BLANK = "\u2800\U0001d159"  # that count as symbols, and show nothing
 _LONGEST_TYPED = 1_000  # what has more cannot be a name, however it shrinks when it is brought to its one form
 
 
 def new_name(username: str) -> str:
-    """A name that may be registered, in its one form. Raises `InvalidInput`, which names `username`."""
+    """A name that may be registered, in its one form. Raises `InvalidInput`, which names `username`.
+
+    Of characters that this Python's Unicode knows: of others nobody can tell yet what their one form will be.
+    """
     name = _checked("username", checked_username, username)
+    if any(unicodedata.category(each) in _NO_LETTERS or each in _BLANK for each in name):
+        raise InvalidInput("username: holds a character that is unknown, private or shows nothing", column="username")
     if len(name) < MIN_USERNAME:
         raise InvalidInput(f"username: must have at least {MIN_USERNAME} characters", column="username")
     return name

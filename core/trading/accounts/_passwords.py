@@ -4,11 +4,11 @@ import asyncio
 import functools
 import importlib.util
 import os
-import random
+import re
 import time
 import unicodedata
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -41,8 +41,11 @@ def _hashers() -> tuple[HasherProtocol, ...]:
 
 
 _hasher = PasswordHash(_hashers())
-_taken: deque[float] = deque(maxlen=32)
-"""Seconds that the last verifications took, of hashes with the parameters of today."""
+
+_KIND = r"\$2[abxy]?\$(?:0[4-9]|1[0-4])\$|\$argon2[a-z]{1,2}\$v=\d+\$m=\d{1,6},t=\d,p=\d{1,2}\$"
+"""What hashes of one cost begin with. One that costs more than these could be made to do keeps nobody else waiting."""
+_taken: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=32))
+"""Seconds that the last verifications took, by the kind of the hash."""
 
 
 @functools.cache
@@ -59,14 +62,26 @@ async def hash_password(password: str) -> str:
     return await _in_thread(_hasher.hash, checked_password(password))
 
 
-async def verify(password: str, hashed: str | None) -> tuple[bool, str | None]:
+async def verify(password: str, hashed: str | None, *, outdated: Collection[str] = ()) -> tuple[bool, str | None]:
     """Whether they match, and the hash to store instead of one with older parameters. Without a hash nothing matches.
 
-    It takes as long without a hash, or with one that cannot be verified here, as with one of today's parameters, and with
-    one that is quicker. Only a slower one (bcrypt, as a rule) tells by its time that the user is there, until it is
-    replaced at the first login.
+    A no takes as long without a hash, or with one that cannot be verified here, as with one of today's parameters. With
+    `outdated`, the kinds of other hashes that there are (`measured`), every no takes as long as with the slowest of all.
     """
-    return await _in_thread(_verify, password, hashed)
+    matches, renewed, seconds = await _in_thread(_verify, password, hashed)
+    if outdated and not matches:
+        await asyncio.sleep(max(map(_usual, (_todays_kind(), *outdated))) - seconds)
+    return matches, renewed
+
+
+async def todays_kind() -> str:
+    """That of what `hash_password` makes."""
+    return await _in_thread(_todays_kind)
+
+
+async def measured(kinds: Collection[str]) -> tuple[str, ...]:
+    """Those of the kinds that can be verified here, and are not today's; how long they take is known from then on."""
+    return await _in_thread(_measured, kinds)
 
 
 async def verify_password(user: User, password: str) -> bool:
@@ -94,39 +109,66 @@ async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
     return await asyncio.get_running_loop().run_in_executor(_threads(), work, *arguments)
 
 
-def _verify(password: str, hashed: str | None) -> tuple[bool, str | None]:
+def _verify(password: str, hashed: str | None) -> tuple[bool, str | None, float]:
+    """And the seconds that it took."""
     try:
         plain = checked_password(password)
     except InvalidInput:
         plain, hashed = "", None
     nobody = _nobody()  # made by whoever comes first, known or not
-    # More bytes than bcrypt takes in are an error to its package; the libraries of old cut them off.
-    too_long = hashed is not None and hashed.startswith("$2") and len(plain.encode()) > _BCRYPT_MAX_BYTES
-    if hashed is None or too_long or not can_verify(hashed):
-        _timed(plain, nobody)
-        return False, None
-    if not _hasher.current_hasher.check_needs_rehash(hashed):
-        return _timed(plain, hashed), None
-    return _verify_outdated(plain, hashed, nobody)
+    if hashed is not None and _is_bcrypt(hashed):
+        plain = password  # the original hashed it as it was typed
+        # More bytes than bcrypt takes in are an error to its package; the libraries of old cut them off.
+        hashed = None if len(plain.encode()) > _BCRYPT_MAX_BYTES else hashed
+    if hashed is None or not can_verify(hashed):
+        return False, None, _timed(plain, nobody)[1]
+    matches, seconds = _timed(plain, hashed)
+    if matches and (_is_bcrypt(hashed) or _hasher.current_hasher.check_needs_rehash(hashed)):
+        return True, _hasher.hash(checked_password(password)), seconds
+    return matches, None, seconds
 
 
-def _verify_outdated(plain: str, hashed: str, nobody: str) -> tuple[bool, str | None]:
-    """No quicker to say no than a hash of today would be."""
+def _timed(plain: str, hashed: str) -> tuple[bool, float]:
     start = time.perf_counter()
-    matches, renewed = _hasher.verify_and_update(plain, hashed)
-    if not matches:
-        if not _taken:
-            _timed(plain, nobody)
-        usual = random.choice(_taken)  # noqa: S311 - so that the times are spread alike
-        time.sleep(max(0.0, usual - (time.perf_counter() - start)))
-    return matches, renewed
+    try:
+        matches = _hasher.verify(plain, hashed)
+    except ValueError:  # of bcrypt, for a hash that only looks like one of its own
+        return _timed(plain, _nobody())
+    seconds = time.perf_counter() - start
+    _taken[kind_of(hashed)].append(seconds)
+    return matches, seconds
 
 
-def _timed(plain: str, hashed: str) -> bool:
-    start = time.perf_counter()
-    matches = _hasher.verify(plain, hashed)
-    _taken.append(time.perf_counter() - start)
-    return matches
+def _measured(kinds: Collection[str]) -> tuple[str, ...]:
+    found = tuple(kind for kind in sorted(kinds) if kind != _todays_kind() and can_verify(_filled(kind)))
+    for kind in (_todays_kind(), *found) if found else ():
+        _timed("a password that nobody has", _filled(kind))
+    return found
+
+
+def _usual(kind: str) -> float:
+    """What nine in ten do not exceed by much."""
+    taken = sorted(_taken[kind])
+    return 1.1 * taken[len(taken) * 9 // 10] if taken else 0.0
+
+
+def kind_of(hashed: str) -> str:
+    """What says how much it costs to verify."""
+    found = re.match(_KIND, hashed)
+    return found[0] if found else ""
+
+
+def _todays_kind() -> str:
+    return kind_of(_nobody())
+
+
+def _filled(kind: str) -> str:
+    """A hash of that kind which is nobody's."""
+    return kind + ("." * 53 if _is_bcrypt(kind) else "A" * 22 + "$" + "A" * 43)
+
+
+def _is_bcrypt(hashed: str) -> bool:
+    return hashed.startswith("$2")
 
 
 @functools.cache
