@@ -27,7 +27,7 @@ from sqlalchemy import event, func, select, text
 
 from core.config.options import PoolOptions
 from core.database.connection import DatabaseManager
-from core.database.errors import InvalidInput, PandaDatabaseError, PoolExhausted, UniqueViolation
+from core.database.errors import InvalidInput, PandaDatabaseError, PoolExhausted, StatementTimeout, UniqueViolation
 from core.database.metrics import DatabaseMetrics
 from core.database.models import AuthEvent, KnownSource, LoginDelay, TradingSession, User
 from core.database.types import folded
@@ -340,9 +340,12 @@ async def test_no_refusal_is_quicker_than_one_by_the_slowest_hash_that_is_stored
         await login(manager, name)
     _outdated._known.clear()
     assert await _outdated.outdated_kinds(manager) == ()
-    start = time.perf_counter()
-    assert await _passwords.verify("wrong one", None) == (False, None)
-    assert time.perf_counter() - start < 0.1
+    took: list[float] = []
+    for _ in range(10):
+        start = time.perf_counter()
+        assert await _passwords.verify("wrong one", None) == (False, None)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.1
 
 
 async def test_kinds_that_could_not_be_looked_for_are_looked_for_again(
@@ -357,6 +360,15 @@ async def test_kinds_that_could_not_be_looked_for_are_looked_for_again(
     with sent(manager) as statements:
         assert await _outdated.outdated_kinds(manager) == await _outdated.outdated_kinds(manager) == ()
     assert len(statements) == 1
+    _outdated._known.clear()
+    await register(manager)
+
+    async def too_many(_session: Any, **_: Any) -> set[str]:
+        raise StatementTimeout("canceling statement due to statement timeout")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_outdated, "_stored", too_many)
+        await login(manager)
 
 
 async def test_what_was_typed_for_a_name_is_nowhere_in_the_database(manager: DatabaseManager):

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.connection import DatabaseManager
+from core.database.errors import StatementTimeout
 from core.trading.accounts._passwords import kind_of, measured, todays_kind
 
 _AGAIN: Final = 600.0  # seconds after which they are looked for anew: they come with data that is restored or adopted
@@ -22,7 +23,10 @@ _known: "weakref.WeakKeyDictionary[DatabaseManager, tuple[float, tuple[str, ...]
 
 
 async def outdated_kinds(manager: DatabaseManager) -> tuple[str, ...]:
-    """The kinds of `_passwords.verify`; a look into the database every ten minutes."""
+    """The kinds of `_passwords.verify`; a look into the database every ten minutes.
+
+    Those known before where it has more users than can be looked through within the statement's time limit.
+    """
     due, kinds = _known.get(manager, (0.0, ()))
     now = time.monotonic()
     if now < due:
@@ -31,6 +35,8 @@ async def outdated_kinds(manager: DatabaseManager) -> tuple[str, ...]:
     try:
         today = await todays_kind()
         kinds = await measured(await manager.run_transaction(partial(_stored, today=today)))
+    except StatementTimeout:  # so many users that the look takes too long: no login fails for it
+        return kinds
     except BaseException:
         _known[manager] = 0.0, kinds
         raise
