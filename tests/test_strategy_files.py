@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from core.database.connection import DatabaseManager
 from core.database.errors import InvalidInput, ReadOnlyViolation
 from core.database.models import Strategy
+from core.database.models.revisions import same
 from core.trading import strategies
 from core.trading.strategies import (
     StrategyDocument,
@@ -23,7 +24,6 @@ from core.trading.strategies import (
     read_documents,
     write_documents,
 )
-from core.trading.strategies._diff import same
 from tests.documents import ROOT, blocks
 
 

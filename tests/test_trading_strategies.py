@@ -19,6 +19,7 @@ from core.config.settings import Settings
 from core.database.connection import DatabaseManager
 from core.database.errors import ConfigurationError, DeadlockDetected, InvalidInput, LockTimeout, UniqueViolation
 from core.database.models import Portfolio, Strategy, StrategyRevision
+from core.database.models.revisions import _log, differences, same
 from core.database.records import MoneyValue, StrategyConfig
 from core.trading import portfolios, strategies
 from core.trading.strategies import (
@@ -29,9 +30,7 @@ from core.trading.strategies import (
     StrategyNotFound,
     StrategyRules,
     VersionConflict,
-    _record,
 )
-from core.trading.strategies._diff import differences, same
 
 STATE = ("name", "strategy_type", "config", "parameters", "active_brokers", "is_active")
 
@@ -80,7 +79,8 @@ async def test_a_revision_changes_what_is_given_and_keeps_the_past(manager: Data
         strategy.parameters["stop"] = Decimal("0.5")  # of the strategy alone: the revision shares nothing with it
         await session.flush()
     async with manager.get_session() as session:
-        first, second = await strategies.history(session, "momentum")
+        first, second, third = await strategies.history(session, "momentum")
+    assert str(third.parameters.root["stop"]) == "0.5"
     assert dict(first.parameters.root) == {"lookback": 20}
     assert (first.strategy_type, second.strategy_type, second.note, second.changed_by) == (
         "trend",
@@ -185,7 +185,7 @@ async def test_a_decision_made_on_an_old_version_is_refused(manager: DatabaseMan
         with pytest.raises(VersionConflict, match=r"version 8, not 9\. ") as caught:
             await strategies.revise(session, "momentum", expected_version=9, name="Momentum 3")
         assert caught.value.changes == ()
-        monkeypatch.setattr(_record, "_TOLD", 3)
+        monkeypatch.setattr(_log, "_TOLD", 3)
         with pytest.raises(VersionConflict, match=r": 4 more; version 6 by") as caught:
             await strategies.revise(session, "momentum", expected_version=1, name="Momentum 3")
         assert [(one.version, one.fields) for one in caught.value.changes] == [(n, ("name",)) for n in (6, 7, 8)]
@@ -360,38 +360,6 @@ async def test_when_a_change_came_into_force_is_when_it_had_its_turn(manager: Da
         [first] = await strategies.history(session, "first")
         [second] = await strategies.history(session, "second")
     assert first.change_id < second.change_id and first.created_at < second.created_at
-
-
-# What goes past the functions
-
-
-async def test_what_was_written_past_the_functions_comes_on_record_before_the_next_change(manager: DatabaseManager):
-    async with manager.transaction() as session:
-        session.add(Strategy(strategy_id="momentum", name="Momentum", parameters={"lookback": 20}))
-    async with manager.transaction() as session:
-        strategy = await session.get_one(Strategy, "momentum")
-        strategy.parameters["lookback"] = 25
-    assert await versions(manager) == []
-    async with manager.transaction() as session:
-        with pytest.raises(VersionConflict) as caught:
-            await strategies.revise(session, "momentum", expected_version=1, name="Mine")
-        assert [(one.version, one.changed_by) for one in caught.value.changes] == [(2, None)]
-        await strategies.revise(session, "momentum", expected_version=2, name="Mine", changed_by="asha")
-    async with manager.get_session() as session:
-        second, third = await strategies.history(session, "momentum")
-    assert (second.version, second.changed_by, second.parameters["lookback"]) == (2, None, 25)
-    assert (third.version, third.changed_by, third.name) == (3, "asha", "Mine")
-
-
-async def test_a_write_by_the_orm_on_top_of_a_revision_is_refused(manager: DatabaseManager):
-    await define(manager)
-    async with manager.get_session() as session:
-        stale = await session.get_one(Strategy, "momentum")
-        async with manager.transaction() as other:
-            await strategies.revise(other, "momentum", expected_version=1, parameters={"lookback": 30})
-        stale.parameters["lookback"] = 99
-        with pytest.raises(StaleDataError):
-            await session.flush()
 
 
 async def test_a_writer_that_waits_too_long_gets_a_lock_timeout(database_url: str):

@@ -11,19 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.errors import InvalidInput
 from core.database.models import Strategy
-from core.trading.strategies._diff import FieldChange
+from core.database.models.revisions import STATE, FieldChange, Origin, state_changes, state_of
 from core.trading.strategies._document import StrategyDocument
-from core.trading.strategies._record import (
-    STATE,
-    Origin,
-    judged,
-    locked_all,
-    refuse_lost_update,
-    state_changes,
-    state_of,
-    take_turn,
-    write,
-)
+from core.trading.strategies._record import judged, locked_all, refuse_lost_update, take_turn, write
 from core.trading.strategies._rules import StrategyRules, told
 from core.trading.strategies._write import apply_state
 
@@ -192,7 +182,6 @@ async def _carry_out(session: AsyncSession, steps: Sequence[_Step], origin: Orig
             written.append(strategy)
         elif apply_state(step.strategy, step.state):
             written.append(step.strategy)
-    await session.flush()
     await write(session, written, origin)
 
 

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from core.database.errors import ConfigurationError, InvalidInput
 from core.database.models import Strategy, StrategyRevision
+from core.database.models.revisions import Path, written
 from core.database.records import StrategyConfig, StrategyParameters
 from core.database.types import checked_json, strict_json_dumps
-from core.trading.strategies._diff import Path, written
 
 Model = TypeVar("Model", bound=BaseModel)
 

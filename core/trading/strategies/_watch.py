@@ -15,11 +15,11 @@ from sqlalchemy.orm import aliased
 from core.database.connection import DatabaseManager
 from core.database.errors import InvalidInput, PandaDatabaseError, PoolExhausted, ResourceExhausted, StatementTimeout
 from core.database.models import StrategyRevision
+from core.database.models.revisions import CHANNEL, STATE
 from core.database.monitoring import get_logger
 from core.database.notify import Listener, Notification, Resync
 from core.trading.strategies._errors import FeedRewound
 from core.trading.strategies._reads import last_change
-from core.trading.strategies._record import CHANNEL, STATE
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from core.database.errors import InvalidInput
-from core.trading.strategies._diff import Path
+from core.database.models.revisions import Path
 from core.trading.strategies._document import Place, StrategyDocument
 from core.trading.strategies._errors import StrategyFileError
 from core.trading.strategies._rules import near, told
