@@ -230,9 +230,10 @@ async def test_rows_by_statement_stream_and_key_are_on_record(manager: DatabaseM
         stream = await session.stream_scalars(sa.update(Strategy).values(name="c").returning(Strategy.version))
         assert [version async for version in stream] == [2, 2]
         await session.execute(sa.update(Strategy), [{"strategy_id": "a", "name": "d", "version": 2}])
-        with pytest.raises(StaleDataError):
-            async with session.begin_nested():
-                await session.execute(sa.update(Strategy), [{"strategy_id": "a", "name": "e", "version": 2}])
+        with pytest.raises(VersionConflict, match="at version 3, not 2: version 3 by 'asha'"):
+            await session.execute(sa.update(Strategy), [{"strategy_id": "a", "name": "e", "version": 2}])
+        with pytest.raises(InvalidInput, match="the version that was read"):
+            await session.execute(sa.update(Strategy), [{"strategy_id": "a", "name": "e"}])
     assert [row[0::3] for row in await told(manager, "a")] == [(1, ()), (2, ("name",)), (3, ("name",))]
     assert [row[1] for row in await told(manager, "b")] == ["asha", "asha"]
 

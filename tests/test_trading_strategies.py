@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import re
 import time
 from datetime import date
 from decimal import Decimal
@@ -189,8 +190,17 @@ async def test_a_decision_made_on_an_old_version_is_refused(manager: DatabaseMan
         with pytest.raises(VersionConflict, match=r": 4 more; version 6 by") as caught:
             await strategies.revise(session, "momentum", expected_version=1, name="Momentum 3")
         assert [(one.version, one.fields) for one in caught.value.changes] == [(n, ("name",)) for n in (6, 7, 8)]
-        with pytest.raises(StrategyNotFound, match="no strategy 'unknown'"):
-            await strategies.revise(session, "unknown", expected_version=1, name="x")
+        unknown: list[Any] = ["unknown", "nul\0", "\ud800", "x" * 200, None, 7]
+        for strategy_id in unknown:  # what can be no id is not sent: the transaction goes on
+            with pytest.raises(StrategyNotFound, match=f"no strategy {re.escape(repr(strategy_id))}"):
+                await strategies.revise(session, strategy_id, expected_version=1, name="x")
+        expected: list[Any] = [None, True, "8", 8.0]
+        for version in expected:
+            with pytest.raises(InvalidInput, match="expected_version: must be the version that was read"):
+                await strategies.revise(session, "momentum", expected_version=version, name="x")
+        for version in (10**20, -(10**20)):
+            with pytest.raises(VersionConflict):
+                await strategies.revise(session, "momentum", expected_version=version, name="x")
         with pytest.raises(TypeError, match="expected_version"):
             await strategies.revise(session, "momentum", name="x")  # type: ignore[call-arg]
 
@@ -236,6 +246,7 @@ MISFITS = [
     ({"active_brokers": "paper"}, "active_brokers"),
     ({"parameters": {"x": float("inf")}}, r"parameters: .*\['x'\]"),
     ({"parameters": ["x"]}, "parameters"),
+    ({"parameters": {"x": 10**5_000}}, r"parameters: has more than 1000 digits \(at \$\['x'\]\)"),
     ({"is_active": "yes"}, "is_active"),
     ({"note": "\x00"}, "note"),
     ({"changed_by": "a\nb"}, "changed_by"),
@@ -471,6 +482,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"strategy_type": None}, "strategy_type: is missing; there are momentum"),
     ({"active_brokers": ["zerodah"]}, "active_brokers[0]: 'zerodah' is not configured, did you mean 'zerodha'?"),
+    ({"active_brokers": ["paper", "zerodha", "paper"]}, "active_brokers[2]: 'paper' is there already"),
     ({"config": {}}, "config.universe: Field required"),
     (
         {"config": {"universe": ["A"], "legs": [{"side": "sec-ret"}]}},

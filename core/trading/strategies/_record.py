@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from core.database.errors import InvalidInput
 from core.database.models import Strategy, revisions
-from core.database.models.revisions import STATE, Origin, VersionConflict
+from core.database.models.revisions import STATE, Origin, RevisionChange, VersionConflict
 from core.database.records import StrategyRevisionCreate
 from core.trading.strategies._errors import StrategyNotFound
 from core.trading.strategies._rules import Problem, StrategyRules
@@ -65,11 +66,12 @@ async def write(session: AsyncSession, changed: Collection[Strategy], origin: Or
 
 async def refuse_lost_update(session: AsyncSession, strategy: Strategy, expected: int) -> None:
     """Raise `VersionConflict` if the strategy has moved on from the version that a decision was made on."""
-    if strategy.version == expected:
+    if type(expected) is not int:
+        raise InvalidInput("expected_version: must be the version that was read, a whole number", column="version")
+    actual = strategy.version
+    if actual == expected:
         return
-    raise VersionConflict.of(
-        strategy.strategy_id,
-        expected=expected,
-        actual=strategy.version,
-        changes=await session.run_sync(revisions.changes_since, strategy.strategy_id, expected),
-    )
+    changes: tuple[RevisionChange, ...] = ()
+    if expected < actual:
+        changes = await session.run_sync(revisions.changes_since, strategy.strategy_id, max(expected, 0))
+    raise VersionConflict.of(strategy.strategy_id, expected=expected, actual=actual, changes=changes)

@@ -1,6 +1,6 @@
 """What SQLAlchemy's sessions tell of strategies, and what is done about it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -74,7 +74,7 @@ def _prepared(session: Session, added: Sequence[_Row], changed: Sequence[_Row]) 
     by_hand = [one for one in added if isinstance(one, StrategyRevision)]
     if new or revised or by_hand:
         take_turn(session)
-        _refuse_lost_updates(session, revised)
+        _refuse_lost_updates(session, _versions_read(revised))
     return _Flush(signed, origin, [*new, *revised], Origin.of(session), by_hand)
 
 
@@ -82,17 +82,15 @@ def _after_flush(session: Session, *_: Any) -> None:
     flush: _Flush | None = session.info.pop(_FLUSHING, None)
     if flush is None:
         return
-    tell(session, [one.change_id for one in flush.by_hand])
+    if flush.by_hand:
+        tell(session, [one.change_id for one in flush.by_hand])
     if flush.signed:
         append(session, [one.strategy_id for one in flush.signed], flush.origin)
     if flush.others:
         append(session, [one.strategy_id for one in flush.others], flush.said, by_role=True)
 
 
-def _refuse_lost_updates(session: Session, changed: Sequence[Strategy]) -> None:
-    """Raise `VersionConflict` if one of them was read at another version than it is at; they are locked."""
-    if not changed:
-        return
+def _versions_read(changed: Iterable[Strategy]) -> dict[str, int]:
     read: dict[str, int] = {}
     for one in changed:
         state = inspect(one)
@@ -100,7 +98,24 @@ def _refuse_lost_updates(session: Session, changed: Sequence[Strategy]) -> None:
             if state.attrs[name].history.deleted:
                 raise InvalidInput(f"{name}: is not for changing, of {one!r}", column=name)
         read[one.strategy_id] = one.version
-    present = locked_versions(session, sorted(read))
+    return read
+
+
+def _versions_given(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Of an UPDATE by keys, whose rows SQLAlchemy compares with versions of theirs."""
+    given: dict[str, int] = {}
+    for row in rows:
+        if "strategy_id" not in row or "version" not in row:
+            raise InvalidInput(
+                "an UPDATE of rows by their keys takes the strategy_id of each and the version that was read"
+            )
+        given[row["strategy_id"]] = row["version"]
+    return given
+
+
+def _refuse_lost_updates(session: Session, read: Mapping[str, int]) -> None:
+    """Raise `VersionConflict` if one of them is at another version than it was read at; they are locked."""
+    present = locked_versions(session, sorted(read)) if read else {}
     for strategy_id, version in sorted(read.items()):
         actual = present.get(strategy_id)
         if actual is None:
@@ -119,6 +134,7 @@ def _execute(state: ORMExecuteState) -> Result[Any] | None:
     table = statement.entity_description["table"]
     if table is StrategyRevision.__table__ and state.is_insert:
         take_turn(state.session)  # made by hand
+        tell(state.session, ())
         return None
     if table is StrategyRevision.__table__:
         raise _kept(StrategyRevision, "revisions are")
@@ -129,7 +145,9 @@ def _execute(state: ORMExecuteState) -> Result[Any] | None:
     session, origin = state.session, Origin.of(state.session)
     take_turn(session)
     settle(session, Origin())
-    if state.is_update and statement is state.statement and not isinstance(state.parameters, Sequence):
+    if state.is_update and isinstance(state.parameters, Sequence):
+        _refuse_lost_updates(session, _versions_given(state.parameters))
+    elif state.is_update and statement is state.statement:
         state.statement = _counting(statement)
     state.update_execution_options(stream_results=False)  # a cursor would update as its rows are fetched, after this
     result = state.invoke_statement()

@@ -33,7 +33,8 @@ from core.database.errors import InvalidInput
 from core.database.models._strategies import Strategy, StrategyRevision
 from core.database.models.revisions._conflict import RevisionChange
 from core.database.models.revisions._differences import FieldChange, differences
-from core.database.records import LABEL_RULE, NOTE_RULE, StrategyConfig, StrategyParameters
+from core.database.records import IDENTIFIER_RULE, LABEL_RULE, NOTE_RULE, StrategyConfig, StrategyParameters
+from core.database.types import checked_text
 
 CHANNEL: Final = "panda_strategies"
 """Where each transaction that changes strategies notifies, with the last `change_id` that it wrote."""
@@ -107,7 +108,7 @@ def locked(session: Session, strategy_ids: Collection[str] | None) -> dict[str, 
     query = (
         select(Strategy, unsettled.label("unsettled"), last.c.version)
         .join(last, true(), isouter=True)
-        .where(_among(strategy_ids))
+        .where(among(strategy_ids))
         .order_by(Strategy.strategy_id)
         .with_for_update(key_share=True, of=Strategy)
         .execution_options(populate_existing=True)
@@ -124,7 +125,7 @@ def locked(session: Session, strategy_ids: Collection[str] | None) -> dict[str, 
 def locked_versions(session: Session, strategy_ids: Collection[str]) -> dict[str, int]:
     """Their versions, settled and locked as by `locked`, whatever the session holds of them."""
     last, unsettled = _last_revision()
-    query = _versions(last, unsettled).where(_among(strategy_ids))
+    query = _versions(last, unsettled).where(among(strategy_ids))
     return {
         row.strategy_id: _settle(session, row.strategy_id, row.version, row.recorded, Origin())
         if row.unsettled
@@ -155,10 +156,20 @@ def _last_revision() -> tuple[Any, ColumnElement[bool]]:
     return last, unsettled
 
 
-def _among(strategy_ids: Collection[str] | None) -> ColumnElement[bool]:
+def among(strategy_ids: Collection[str] | None) -> ColumnElement[bool]:
+    """That a strategy is one of them; what can be no id is none, and is not sent."""
     if strategy_ids is None:
         return true()
-    return _STRATEGIES.c.strategy_id == any_(literal(list(strategy_ids), ARRAY(Text())))
+    possible = [one for one in strategy_ids if _is_id(one)]
+    return _STRATEGIES.c.strategy_id == any_(literal(possible, ARRAY(Text())))
+
+
+def _is_id(value: Any) -> bool:
+    try:
+        checked_text(value, IDENTIFIER_RULE.max_length)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _settle(
@@ -189,13 +200,14 @@ def append(session: Session, strategy_ids: Sequence[str], origin: Origin, *, by_
     columns = [*copied, "note", "changed_by", "created_at"]
     # One that somebody has made by hand, in the same flush, is in its place.
     written = insert(_REVISIONS).from_select(columns, rows, include_defaults=False).on_conflict_do_nothing()
-    tell(session, _connection(session).execute(written.returning(_REVISIONS.c.change_id)).scalars().all())
+    change_ids = _connection(session).execute(written.returning(_REVISIONS.c.change_id)).scalars().all()
+    if change_ids:
+        tell(session, change_ids)
 
 
 def tell(session: Session, change_ids: Collection[int]) -> None:
-    """Notify those who listen, when the caller commits."""
-    if change_ids:
-        _connection(session).execute(_NOTIFY, {"last": str(max(change_ids))})
+    """Notify those who listen of these, of some if empty, when the caller commits."""
+    _connection(session).execute(_NOTIFY, {"last": str(max(change_ids, default=""))})
 
 
 def write(session: Session, changed: Collection[Strategy], origin: Origin) -> None:
