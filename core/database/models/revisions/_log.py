@@ -189,8 +189,7 @@ def append(session: Session, strategy_ids: Sequence[str], origin: Origin, *, by_
     ids = literal(list(strategy_ids), ARRAY(Text()))
     who: ColumnElement[str | None] = literal(origin.changed_by, Text())
     if by_role and origin.changed_by is None:
-        role = literal("role ", Text()).concat(func.session_user())
-        who = case((func.session_user().op("~")(f"^{LABEL_RULE.pattern}$"), role))
+        who = role_called(func.session_user())
     copied = ("strategy_id", "version", *STATE)
     # Not now(), which is when the transaction began: it may have waited for its turn since.
     rows = select(
@@ -203,6 +202,11 @@ def append(session: Session, strategy_ids: Sequence[str], origin: Origin, *, by_
     change_ids = _connection(session).execute(written.returning(_REVISIONS.c.change_id)).scalars().all()
     if change_ids:
         tell(session, change_ids)
+
+
+def role_called(name: ColumnElement[str]) -> ColumnElement[str | None]:
+    """What history calls a role; one whose name is no label is nobody."""
+    return case((name.op("~")(f"^{LABEL_RULE.pattern}$"), literal("role ", Text()).concat(name)))
 
 
 def tell(session: Session, change_ids: Collection[int]) -> None:
