@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import update
 
 from core.config.options import PoolOptions, Timeouts
 from core.database.connection import DatabaseManager
@@ -23,6 +24,7 @@ from core.database.errors import (
     PoolExhausted,
     SessionMisuse,
 )
+from core.database.models import Strategy
 from core.trading import strategies
 from core.trading.strategies import FeedRewound, StrategyChange, VersionConflict, _watch, watch
 from tests.cluster.debian import binaries, debian_server, pgbouncer, pooled
@@ -270,6 +272,11 @@ async def test_behind_pgbouncer_writers_keep_their_order_and_the_feed_polls(boun
             outcomes = await asyncio.gather(revise(manager, 1, "s1"), revise(manager, 1, "s1"), return_exceptions=True)
             assert sum(isinstance(outcome, VersionConflict) for outcome in outcomes) == 1
             assert [(one.strategy_id, one.version) for one in await taken(feed, 1)] == [("s1", 2)]
+            async with manager.transaction() as session:
+                (await session.get_one(Strategy, "s2")).is_active = False
+                await session.flush()
+                await session.execute(update(Strategy).where(Strategy.strategy_id == "s3").values(name="t"))
+            assert [(one.strategy_id, one.version) for one in await taken(feed, 2)] == [("s2", 2), ("s3", 2)]
 
 
 @pytest.fixture

@@ -228,7 +228,8 @@ async def test_rows_by_statement_stream_and_key_are_on_record(manager: DatabaseM
         session.info["changed_by"] = "asha"
         inserted = await session.scalars(sa.insert(Strategy).returning(Strategy), rows)
         assert [one.version for one in inserted] == [1, 1]
-        stream = await session.stream_scalars(sa.update(Strategy).values(name="c").returning(Strategy.version))
+        table: Any = Strategy.__table__
+        stream = await session.stream_scalars(sa.update(table).values(name="c").returning(table.c.version))
         assert [version async for version in stream] == [2, 2]
         await session.execute(sa.update(Strategy), [{"strategy_id": "a", "name": "d", "version": 2}])
         with pytest.raises(VersionConflict, match="at version 3, not 2: version 3 by 'asha'"):

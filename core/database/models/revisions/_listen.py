@@ -149,7 +149,6 @@ def _execute(state: ORMExecuteState) -> Result[Any] | None:
         _refuse_lost_updates(session, _versions_given(state.parameters))
     elif state.is_update and statement is state.statement:
         state.statement = _counting(statement)
-    state.update_execution_options(stream_results=False)  # a cursor would update as its rows are fetched, after this
     result = state.invoke_statement()
     settle(session, origin, by_role=True)
     return result
