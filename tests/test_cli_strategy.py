@@ -120,7 +120,10 @@ def test_pruning_disables_and_what_was_stopped_stays_so(database_url_sync: str) 
     assert text_of(run(url, "enable", "momentum")) == "momentum: active, version 3\n"
     assert text_of(run(url, "enable", "momentum")) == "momentum: active already\n"
     carry = "strategies: [{strategy_id: carry, active_brokers: [paper], is_active: true, config: {universe: [GOLD]}}]"
-    report = applied(url, carry, "--prune")
+    unasked = _piped(url, carry, "--prune")
+    assert (unasked.returncode, unasked.stdout) == (2, "")
+    assert "--prune would stop momentum: it asks first, and nobody is there to answer" in unasked.stderr
+    report = applied(url, carry, "--prune", "--yes")
     assert [(one["strategy_id"], one["outcome"], one["version"]) for one in report["strategies"]] == [
         ("carry", "changed", 3),
         ("momentum", "disabled", 4),

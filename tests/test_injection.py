@@ -379,6 +379,11 @@ async def _rolled_back(ground: Ground, strategy_id: str = "s1", **values: Any) -
         await strategies.rollback(ground.session, strategy_id, to_version=1, expected_version=2, **values)
 
 
+async def _watched(ground: Ground, after: str) -> None:
+    async with contextlib.aclosing(strategies.watch(ground.manager, after=after)) as feed:
+        await anext(feed)
+
+
 def _document(field: str) -> Shape:
     return lambda given: [{"strategy_id": "new", "name": "New", field: given}]
 
@@ -680,6 +685,7 @@ RECIPES: dict[str, Recipe] = {
         | {name: _last(f"jsonb_object_keys({name})", "s1") for name in ("config", "parameters")},
     ),
     "trading.strategies rollback": Recipe(call=_rolled_back),
+    "trading.strategies watch": Recipe(call=_watched),
 }
 
 ELSEWHERE: dict[str, str] = {

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from core.database.connection import DatabaseManager
 from core.database.errors import InvalidInput, ReadOnlyViolation
 from core.database.models import Strategy
+from core.database.models.revisions import same
 from core.trading import strategies
 from core.trading.strategies import (
     StrategyDocument,
@@ -20,10 +21,11 @@ from core.trading.strategies import (
     StrategyModels,
     StrategyRules,
     VersionConflict,
+    _yaml,
+    _yaml_read,
     read_documents,
     write_documents,
 )
-from core.trading.strategies._diff import same
 from tests.documents import ROOT, blocks
 
 
@@ -126,10 +128,10 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "words"), REFUSED, ids=[words[:30] for _, words in REFUSED])
 def test_what_is_no_file_of_strategies_is_refused_at_its_place_and_quickly(text: str | bytes, words: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(StrategyFileError, match=words) as caught:
         read_documents(text, name="s.yaml")
-    assert time.monotonic() - started < 3.0
+    assert time.process_time() - started < 3.0
     assert str(caught.value).startswith("s.yaml")
     if "position" in str(caught.value):
         assert caught.value.line is not None and caught.value.position is not None
@@ -332,3 +334,20 @@ def test_an_export_applied_to_the_stored_changes_nothing(configs: list[dict[str,
         assert same(before.config.root, state["config"].root)
         assert same(before.parameters.root, state["parameters"].root)
         assert state["is_active"] == before.is_active
+
+
+def test_the_places_of_a_long_list_are_found_in_one_pass() -> None:
+    """In one for each item, five thousand take a minute."""
+    count = 5_000
+    places: dict[Any, tuple[int, int]] = {(): (1, 1), ("strategies",): (1, 1)} | {
+        ("strategies", n): (n, 1) for n in range(count)
+    }
+    places |= {("strategies", n, key): (n, 2) for n in range(count) for key in ("strategy_id", "name", "config")}
+    root = _yaml_read.Node({"strategies": [{"strategy_id": str(n)} for n in range(count)]}, 1, (1, 1), places)
+    began = time.process_time()
+    items = list(_yaml._items(root, "f"))
+    assert time.process_time() - began < 1
+    assert items[-1] == (
+        {"strategy_id": "4999"},
+        {(): (4999, 1)} | {(k,): (4999, 2) for k in ("strategy_id", "name", "config")},
+    )

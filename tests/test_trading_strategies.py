@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import re
 import time
 from datetime import date
 from decimal import Decimal
@@ -19,6 +20,7 @@ from core.config.settings import Settings
 from core.database.connection import DatabaseManager
 from core.database.errors import ConfigurationError, DeadlockDetected, InvalidInput, LockTimeout, UniqueViolation
 from core.database.models import Portfolio, Strategy, StrategyRevision
+from core.database.models.revisions import _log, differences, same
 from core.database.records import MoneyValue, StrategyConfig
 from core.trading import portfolios, strategies
 from core.trading.strategies import (
@@ -29,9 +31,7 @@ from core.trading.strategies import (
     StrategyNotFound,
     StrategyRules,
     VersionConflict,
-    _record,
 )
-from core.trading.strategies._diff import differences, same
 
 STATE = ("name", "strategy_type", "config", "parameters", "active_brokers", "is_active")
 
@@ -80,7 +80,8 @@ async def test_a_revision_changes_what_is_given_and_keeps_the_past(manager: Data
         strategy.parameters["stop"] = Decimal("0.5")  # of the strategy alone: the revision shares nothing with it
         await session.flush()
     async with manager.get_session() as session:
-        first, second = await strategies.history(session, "momentum")
+        first, second, third = await strategies.history(session, "momentum")
+    assert str(third.parameters.root["stop"]) == "0.5"
     assert dict(first.parameters.root) == {"lookback": 20}
     assert (first.strategy_type, second.strategy_type, second.note, second.changed_by) == (
         "trend",
@@ -185,12 +186,21 @@ async def test_a_decision_made_on_an_old_version_is_refused(manager: DatabaseMan
         with pytest.raises(VersionConflict, match=r"version 8, not 9\. ") as caught:
             await strategies.revise(session, "momentum", expected_version=9, name="Momentum 3")
         assert caught.value.changes == ()
-        monkeypatch.setattr(_record, "_TOLD", 3)
+        monkeypatch.setattr(_log, "_TOLD", 3)
         with pytest.raises(VersionConflict, match=r": 4 more; version 6 by") as caught:
             await strategies.revise(session, "momentum", expected_version=1, name="Momentum 3")
         assert [(one.version, one.fields) for one in caught.value.changes] == [(n, ("name",)) for n in (6, 7, 8)]
-        with pytest.raises(StrategyNotFound, match="no strategy 'unknown'"):
-            await strategies.revise(session, "unknown", expected_version=1, name="x")
+        unknown: list[Any] = ["unknown", "nul\0", "\ud800", "x" * 200, None, 7]
+        for strategy_id in unknown:  # what can be no id is not sent: the transaction goes on
+            with pytest.raises(StrategyNotFound, match=f"no strategy {re.escape(repr(strategy_id))}"):
+                await strategies.revise(session, strategy_id, expected_version=1, name="x")
+        expected: list[Any] = [None, True, "8", 8.0]
+        for version in expected:
+            with pytest.raises(InvalidInput, match="expected_version: must be the version that was read"):
+                await strategies.revise(session, "momentum", expected_version=version, name="x")
+        for version in (10**20, -(10**20)):
+            with pytest.raises(VersionConflict):
+                await strategies.revise(session, "momentum", expected_version=version, name="x")
         with pytest.raises(TypeError, match="expected_version"):
             await strategies.revise(session, "momentum", name="x")  # type: ignore[call-arg]
 
@@ -236,6 +246,7 @@ MISFITS = [
     ({"active_brokers": "paper"}, "active_brokers"),
     ({"parameters": {"x": float("inf")}}, r"parameters: .*\['x'\]"),
     ({"parameters": ["x"]}, "parameters"),
+    ({"parameters": {"x": 10**5_000}}, r"parameters: has more than 1000 digits \(at \$\['x'\]\)"),
     ({"is_active": "yes"}, "is_active"),
     ({"note": "\x00"}, "note"),
     ({"changed_by": "a\nb"}, "changed_by"),
@@ -362,38 +373,6 @@ async def test_when_a_change_came_into_force_is_when_it_had_its_turn(manager: Da
     assert first.change_id < second.change_id and first.created_at < second.created_at
 
 
-# What goes past the functions
-
-
-async def test_what_was_written_past_the_functions_comes_on_record_before_the_next_change(manager: DatabaseManager):
-    async with manager.transaction() as session:
-        session.add(Strategy(strategy_id="momentum", name="Momentum", parameters={"lookback": 20}))
-    async with manager.transaction() as session:
-        strategy = await session.get_one(Strategy, "momentum")
-        strategy.parameters["lookback"] = 25
-    assert await versions(manager) == []
-    async with manager.transaction() as session:
-        with pytest.raises(VersionConflict) as caught:
-            await strategies.revise(session, "momentum", expected_version=1, name="Mine")
-        assert [(one.version, one.changed_by) for one in caught.value.changes] == [(2, None)]
-        await strategies.revise(session, "momentum", expected_version=2, name="Mine", changed_by="asha")
-    async with manager.get_session() as session:
-        second, third = await strategies.history(session, "momentum")
-    assert (second.version, second.changed_by, second.parameters["lookback"]) == (2, None, 25)
-    assert (third.version, third.changed_by, third.name) == (3, "asha", "Mine")
-
-
-async def test_a_write_by_the_orm_on_top_of_a_revision_is_refused(manager: DatabaseManager):
-    await define(manager)
-    async with manager.get_session() as session:
-        stale = await session.get_one(Strategy, "momentum")
-        async with manager.transaction() as other:
-            await strategies.revise(other, "momentum", expected_version=1, parameters={"lookback": 30})
-        stale.parameters["lookback"] = 99
-        with pytest.raises(StaleDataError):
-            await session.flush()
-
-
 async def test_a_writer_that_waits_too_long_gets_a_lock_timeout(database_url: str):
     limits = Timeouts(lock=0.1)
     async with DatabaseManager(database_url, "testing", "migrations_only", timeouts=limits) as manager:
@@ -503,6 +482,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"strategy_type": None}, "strategy_type: is missing; there are momentum"),
     ({"active_brokers": ["zerodah"]}, "active_brokers[0]: 'zerodah' is not configured, did you mean 'zerodha'?"),
+    ({"active_brokers": ["paper", "zerodha", "paper"]}, "active_brokers[2]: 'paper' is there already"),
     ({"config": {}}, "config.universe: Field required"),
     (
         {"config": {"universe": ["A"], "legs": [{"side": "sec-ret"}]}},

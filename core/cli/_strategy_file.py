@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.cli._failure import REFUSED, USAGE, CommandError
+from core.cli._failure import FAILED, REFUSED, USAGE, CommandError
 from core.cli._output import Output
 from core.cli._strategy_change import By, Note, Rules, rules_in_force, system_user, write
 from core.cli._strategy_print import as_json, change_lines, named, shown
@@ -20,6 +20,7 @@ Source = Annotated[str, typer.Option("--file", "-f", metavar="FILE", help="YAML 
 Target = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="A new file; else stdout.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Disable the strategies that are not in FILE.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --prune stops any.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="STRATEGY", help="Their ids; else all.")]
 Versions = Annotated[bool, typer.Option("--versions", help="With versions: it applies to these alone.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace FILE.")]
@@ -33,14 +34,16 @@ def apply(
     *,
     dry_run: DryRun = False,
     prune: Prune = False,
+    yes: Yes = False,
     by: By = None,
     note: Note = None,
     rules: Rules = None,
-) -> None:
+) -> int | None:
     """Bring strategies to what a file says they are.
 
     One transaction: all of it or nothing. What is as the file says is left alone, and a strategy is started or
-    stopped only where the file says `is_active`. Nothing is ever deleted. Exit code 6 if the file, the rules or a
+    stopped only where the file says `is_active`. Nothing is ever deleted. --prune stops what is not in the file, and
+    asks first; where nobody can answer it needs --yes. Exit code 6 if the file, the rules or a
     `version` in the file refuse it.
     """
     from core.trading import strategies
@@ -50,10 +53,25 @@ def apply(
     documents = read_documents(_content(file), name=name)
     held = rules_in_force(rules)
 
+    async def planned(session: "AsyncSession") -> "ApplyReport":
+        return await strategies.apply(session, documents, rules=held, prune=prune, dry_run=True, note=note)
+
+    agreed: set[str] | None = None
+    if prune and not dry_run and not yes:
+        agreed = _stopped(write(out, planned))
+        if agreed and not _agreed(out, agreed):
+            out.note("nothing was changed")
+            return FAILED
+
     async def work(session: "AsyncSession") -> "ApplyReport":
-        return await strategies.apply(
+        done = await strategies.apply(
             session, documents, rules=held, prune=prune, dry_run=dry_run, changed_by=by or system_user(), note=note
         )
+        if agreed is not None and not agreed.issuperset(_stopped(done)):
+            raise CommandError(
+                "more strategies would be stopped than were a moment ago", hint="Try again.", code=REFUSED
+            )
+        return done
 
     report = write(out, work)
     counts = {outcome: report.count(outcome) for outcome in ("created", "changed", "unchanged", "disabled")}
@@ -64,6 +82,7 @@ def apply(
     ]
     out.data({"dry_run": dry_run, **counts, "strategies": items})
     _print(out, report, counts)
+    return None
 
 
 def export(
@@ -117,6 +136,21 @@ def _print(out: Output, report: "ApplyReport", counts: dict[str, int]) -> None:
     stopped = [shown(one.strategy_id) for one in report.strategies if not one.is_active and one.outcome == "unchanged"]
     if stopped:
         out.note(f"disabled, and left so: {', '.join(stopped)}")
+
+
+def _stopped(report: "ApplyReport") -> set[str]:
+    return {one.strategy_id for one in report.strategies if one.outcome == "disabled"}
+
+
+def _agreed(out: Output, names: set[str]) -> bool:
+    """Whether somebody agrees to stop them. Raises CommandError."""
+    which = ", ".join(shown(name) for name in sorted(names))
+    if out.as_json or not sys.stdin.isatty():
+        hint = "Say --yes if it is meant."
+        raise CommandError(
+            f"--prune would stop {which}: it asks first, and nobody is there to answer", hint=hint, code=USAGE
+        )
+    return typer.confirm(f"Stop {which}?", err=True)
 
 
 def _content(file: str) -> bytes:

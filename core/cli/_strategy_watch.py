@@ -13,7 +13,7 @@ from core.cli._strategy_print import shown
 if TYPE_CHECKING:
     from core.trading.strategies import StrategyChange
 
-After = Annotated[int | None, typer.Option("--after", metavar="N", min=0, help="After this change; else from now.")]
+After = Annotated[str | None, typer.Option("--after", metavar="N", help="After this change; else from now.")]
 Count = Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after that many.")]
 
 
@@ -21,7 +21,8 @@ def watch(out: Output, *, after: After = None, count: Count = None, zone: Zone =
     """Print a line for each change of a strategy as it is committed.
 
     Ctrl-C ends it. A lost connection or a restart of the server loses nothing; to go on from where it ended, give
-    the last number as --after. With --json a line is a JSON object.
+    the last number as --after. With --json a line is a JSON object; its cursor as --after also tells whether the
+    database is still the one that was watched.
     """
     import contextlib
 

@@ -1,6 +1,6 @@
 """The tables. Their rules are constraints, so that a row by ORM, COPY or raw SQL obeys the same ones.
 
-No queries and no engine are here. Constraints and indexes are named by convention: ck_, fk_, uq_, ix_ and pk_, then the
+No engine is here, and no queries but those by which `revisions` puts the changes of strategies on record. Constraints and indexes are named by convention: ck_, fk_, uq_, ix_ and pk_, then the
 table and what it is about. Relationships order the writes of one flush and are loaded only when asked for
 (`selectinload`); touching one that is not raises. There are no triggers: updated_at, versions and revisions come from the application.
 """
@@ -29,6 +29,9 @@ from core.database.models._portfolios import (
     snapshot_partition_name,
 )
 from core.database.models._strategies import Strategy, StrategyRevision
+from core.database.models.revisions import listen as _listen_to_sessions
+
+_listen_to_sessions()
 
 __all__ = [
     "ENVELOPE_MAX_BYTES",

@@ -45,7 +45,10 @@ def _state_checks() -> tuple[CheckConstraint, ...]:
 
 
 class Strategy(_StrategyState, Base):
-    """A strategy's configuration. `version` counts its changes: a write on top of another's raises StaleDataError."""
+    """A strategy's configuration. `version` counts its changes: a write on top of another's raises `VersionConflict`.
+
+    Every one is put on record as a `StrategyRevision`: see `core.database.models.revisions`.
+    """
 
     __tablename__ = "strategies"
 
@@ -63,7 +66,7 @@ class Strategy(_StrategyState, Base):
 
 
 class StrategyRevision(_StrategyState, Base):
-    """What a strategy was at `version`, who made it so and why: written once, never changed.
+    """What a strategy was at `version`, who made it so and why: written once, by the session that changes it; never changed.
 
     It is the outbox of the strategies too: `change_id` grows in the order of the commits, since who writes one holds a lock.
     """

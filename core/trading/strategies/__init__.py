@@ -1,22 +1,26 @@
 """Strategies: their configuration, what it was at each version, who changed it and why.
 
-Every version is written as a `StrategyRevision` when it comes into force, the first one included. The functions here put
-their changes on record; what is written past them, by the ORM or SQL, comes on record with the next change, by nobody known.
+Every version is written as a `StrategyRevision` when it comes into force, the first one included, also what a session writes past
+the functions here; `core.database.models.revisions` says how, and what comes on record only with the next change.
 """
 
+from core.database.models.revisions import (
+    ABSENT,
+    CHANNEL,
+    FieldChange,
+    HistoryKept,
+    RevisionChange,
+    VersionConflict,
+)
 from core.trading.strategies._apply import AppliedStrategy, ApplyReport, apply, documents_of
-from core.trading.strategies._diff import ABSENT, FieldChange
 from core.trading.strategies._document import StrategyDocument
 from core.trading.strategies._errors import (
     FeedRewound,
-    RevisionChange,
     RevisionNotFound,
     StrategyFileError,
     StrategyNotFound,
-    VersionConflict,
 )
 from core.trading.strategies._reads import changes_between, diff, get, history, last_change, listing
-from core.trading.strategies._record import CHANNEL
 from core.trading.strategies._rules import Problem, StrategyModels, StrategyRules
 from core.trading.strategies._watch import StrategyChange, watch
 from core.trading.strategies._write import define, disable, disable_all, enable, revise, rollback
@@ -30,6 +34,7 @@ __all__ = [
     "ApplyReport",
     "FeedRewound",
     "FieldChange",
+    "HistoryKept",
     "Problem",
     "RevisionChange",
     "RevisionNotFound",

@@ -5,25 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Text, any_, literal, select
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.errors import InvalidInput
 from core.database.models import Strategy
-from core.trading.strategies._diff import FieldChange
+from core.database.models.revisions import STATE, FieldChange, Origin, among, state_changes, state_of
 from core.trading.strategies._document import StrategyDocument
-from core.trading.strategies._record import (
-    STATE,
-    Origin,
-    judged,
-    locked_all,
-    refuse_lost_update,
-    state_changes,
-    state_of,
-    take_turn,
-    write,
-)
+from core.trading.strategies._record import judged, locked_all, refuse_lost_update, take_turn, write
 from core.trading.strategies._rules import StrategyRules, told
 from core.trading.strategies._write import apply_state
 
@@ -108,16 +97,13 @@ async def documents_of(
     With `versions` each can only be applied while its strategy is at the version that it has now.
     """
     query = select(Strategy).order_by(Strategy.strategy_id)
-    if strategy_ids is not None:
-        query = query.where(Strategy.strategy_id == any_(literal(list(strategy_ids), ARRAY(Text()))))
+    query = query.where(among(strategy_ids))
     return tuple(StrategyDocument.from_strategy(one, version=versions) for one in await session.scalars(query))
 
 
 async def _present(session: AsyncSession, given: Sequence[StrategyDocument], *, prune: bool) -> dict[str, Strategy]:
     query = select(Strategy).order_by(Strategy.strategy_id).execution_options(populate_existing=True)
-    if not prune:
-        wanted = [item.strategy_id for item in given]
-        query = query.where(Strategy.strategy_id == any_(literal(wanted, ARRAY(Text()))))
+    query = query.where(among(None if prune else [item.strategy_id for item in given]))
     return {one.strategy_id: one for one in await session.scalars(query)}
 
 
@@ -192,7 +178,6 @@ async def _carry_out(session: AsyncSession, steps: Sequence[_Step], origin: Orig
             written.append(strategy)
         elif apply_state(step.strategy, step.state):
             written.append(step.strategy)
-    await session.flush()
     await write(session, written, origin)
 
 

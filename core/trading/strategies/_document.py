@@ -6,8 +6,8 @@ from typing import Any, Final, cast
 
 from core.database.errors import InvalidInput
 from core.database.models import Strategy
+from core.database.models.revisions import Path, plain
 from core.database.records import StrategyConfig, StrategyParameters
-from core.trading.strategies._diff import Path, plain
 from core.trading.strategies._rules import Problem, document_of, near, refusal
 
 Place = tuple[int, int]

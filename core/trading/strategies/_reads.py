@@ -6,9 +6,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database.models import Strategy, StrategyRevision
-from core.trading.strategies._diff import FieldChange
+from core.database.models.revisions import FieldChange, state_changes, state_of
 from core.trading.strategies._errors import RevisionNotFound, StrategyNotFound
-from core.trading.strategies._record import state_changes, state_of
 
 
 async def get(session: AsyncSession, strategy_id: str) -> Strategy | None:

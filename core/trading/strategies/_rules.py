@@ -11,14 +11,15 @@ from pydantic import BaseModel, ValidationError
 
 from core.database.errors import ConfigurationError, InvalidInput
 from core.database.models import Strategy, StrategyRevision
+from core.database.models.revisions import Path, written
 from core.database.records import StrategyConfig, StrategyParameters
 from core.database.types import checked_json, strict_json_dumps
-from core.trading.strategies._diff import Path, written
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _FLOATS = {"float_type", "float_parsing", "int_type", "int_parsing", "int_from_float", "finite_number"}
 _LONGEST_NAME = 200
+_LONGEST_NUMBER = 8_192  # bits
 _AUTHORED = {"value_error", "assertion_error"}
 """Errors whose words may quote the value."""
 
@@ -119,9 +120,9 @@ class StrategyRules:
                     found += made
         return checked, found
 
-    def _of_brokers(self, brokers: Iterable[str]) -> list[Problem]:
+    def _of_brokers(self, brokers: Sequence[str]) -> list[Problem]:
         if self.brokers is None:
-            return []
+            return self._twice(brokers)
         known = f"; there are {', '.join(self.brokers) or 'none'}"
         return [
             Problem(
@@ -130,6 +131,16 @@ class StrategyRules:
             )
             for index, name in enumerate(brokers)
             if name not in self.brokers
+        ] + self._twice(brokers)
+
+    @staticmethod
+    def _twice(brokers: Sequence[str]) -> list[Problem]:
+        """Who starts one run for each of them would start two."""
+        first = {name: index for index, name in reversed(list(enumerate(brokers)))}
+        return [
+            Problem(("active_brokers", index), f"{name!r} is there already")
+            for index, name in enumerate(brokers)
+            if first[name] != index
         ]
 
     def _unknown_type(self, name: str | None) -> str:
@@ -250,5 +261,7 @@ def _scalars(value: Any, shortest: int) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for element in cast("list[Any]", value):
             yield from _scalars(element, 4)
+    elif isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        return  # Python writes none of these, so nobody has quoted it
     elif isinstance(value, str | int | float | Decimal) and len(str(value)) >= shortest:
         yield str(value)

@@ -9,21 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import flag_modified
 
 from core.database.models import Strategy, StrategyRevision
+from core.database.models.revisions import STATE, Origin, plain_state, same, state_of
 from core.database.records import StrategyConfig, StrategyParameters
-from core.trading.strategies._diff import same
 from core.trading.strategies._errors import RevisionNotFound
-from core.trading.strategies._record import (
-    STATE,
-    Origin,
-    judged,
-    locked,
-    locked_all,
-    plain_state,
-    refuse_lost_update,
-    state_of,
-    take_turn,
-    write,
-)
+from core.trading.strategies._record import judged, locked, locked_all, refuse_lost_update, take_turn, write
 from core.trading.strategies._rules import StrategyRules, document_of, refusal
 
 
@@ -72,7 +61,6 @@ async def define(
         await take_turn(session)
         strategy = Strategy(strategy_id=strategy_id, **{field: columns[field] for field in STATE})
         session.add(strategy)
-        await session.flush()
         await write(session, [strategy], origin)
     return strategy
 
@@ -192,7 +180,6 @@ async def _change(
     taken = {*chosen, "config", "parameters"} if "strategy_type" in chosen else set(chosen)
     revised = {**present, **{field: columns[field] for field in taken}}
     if apply_state(strategy, revised):
-        await session.flush()
         await write(session, [strategy], origin)
     return strategy
 

@@ -13,6 +13,7 @@ YAML 1.2, so that `no` and `2026-11-30` are text. Any other tag, a key twice, mo
 expand beyond its bounds are refused with line and position.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from io import StringIO
@@ -22,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from core.database.errors import InvalidInput
-from core.trading.strategies._diff import Path
+from core.database.models.revisions import Path
 from core.trading.strategies._document import Place, StrategyDocument
 from core.trading.strategies._errors import StrategyFileError
 from core.trading.strategies._rules import near, told
@@ -88,14 +89,14 @@ def _items(root: Node, name: str) -> Iterator[tuple[dict[str, Any], dict[Path, P
     listed = members["strategies"]
     if not isinstance(listed, list):
         raise _at(name, root.places["strategies",], "strategies: takes a list of objects")
+    places: dict[int, dict[Path, Place]] = defaultdict(dict)
+    for path, place in root.places.items():
+        if len(path) > 1:
+            places[cast("int", path[1])][path[2:]] = place
     for index, item in enumerate(cast("list[Any]", listed)):
-        at = ("strategies", index)
         if not isinstance(item, dict):
-            raise _at(name, root.places.get(at, root.place), "strategies: takes a list of objects")
-        yield (
-            cast("dict[str, Any]", item),
-            {path[2:]: place for path, place in root.places.items() if path[:2] == at},
-        )
+            raise _at(name, places[index].get((), root.place), "strategies: takes a list of objects")
+        yield cast("dict[str, Any]", item), places[index]
 
 
 def _at(name: str, place: Place, reason: str) -> StrategyFileError:

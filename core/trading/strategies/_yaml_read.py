@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from core.trading.strategies._diff import Path
+from core.database.models.revisions import Path
 from core.trading.strategies._document import Place
 from core.trading.strategies._errors import StrategyFileError
 
