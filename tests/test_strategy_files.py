@@ -126,10 +126,10 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "words"), REFUSED, ids=[words[:30] for _, words in REFUSED])
 def test_what_is_no_file_of_strategies_is_refused_at_its_place_and_quickly(text: str | bytes, words: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(StrategyFileError, match=words) as caught:
         read_documents(text, name="s.yaml")
-    assert time.monotonic() - started < 3.0
+    assert time.process_time() - started < 3.0
     assert str(caught.value).startswith("s.yaml")
     if "position" in str(caught.value):
         assert caught.value.line is not None and caught.value.position is not None

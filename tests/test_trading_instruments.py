@@ -469,7 +469,7 @@ class TestTrials:
                 await load(manager, ACC, day=MONDAY, dry_run=True, allow_shrink=False)
             real = await load(manager, ACC.replace("LTD", "LIMITED"), CALL, day=MONDAY)
             assert counts(real) == counts(report)
-            told = await asyncio.wait_for(anext(events), 10)
+            told = await asyncio.wait_for(anext(events), 60)
         assert isinstance(told, Notification) and told.channel == "panda_instruments"
         assert json.loads(told.payload) == {"source": "kite", "load_id": (await noted(manager))[0].load_id}
 
@@ -481,7 +481,7 @@ class TestTrials:
             await load(manager, ACC, TCS)
             await load(manager, TCS, ACC)
             await load(manager, TCS.replace("3051.25", "3000"), ACC)
-            told = [json.loads((await asyncio.wait_for(anext(events), 10)).payload) for _ in range(2)]  # type: ignore[union-attr]
+            told = [json.loads((await asyncio.wait_for(anext(events), 60)).payload) for _ in range(2)]  # type: ignore[union-attr]
         assert [row["load_id"] for row in told] == [
             (await noted(manager))[3].load_id,
             (await noted(manager))[0].load_id,
