@@ -232,7 +232,7 @@ async def test_without_the_database_the_old_master_serves_and_says_that_it_is_st
     manager: DatabaseManager, database_url: str
 ) -> None:
     await load(manager, ACC)
-    limits = Timeouts(connect=0.5, probe=0.2)
+    limits = Timeouts(connect=30, probe=30)
     async with FaultProxy(database_url) as proxy:
         async with DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits) as far:
             async with InstrumentCache(far, heartbeat=0.2) as cache:

@@ -195,13 +195,13 @@ class TestManager:
 
     async def test_a_frozen_database_is_not_up_and_a_scrape_does_not_wait_for_it(self, database_url: str) -> None:
         registry = CollectorRegistry()
-        limits = Timeouts(health=0.3, cleanup=0.5, connect=0.5)
+        limits = Timeouts(health=0.3, cleanup=0.5, connect=30)
         async with fault_proxy(database_url) as proxy:
             async with (
                 DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits) as manager,
                 DatabaseMetrics(manager, registry=registry, interval=0.1),
             ):
-                assert value(registry, "up") == 1
+                await eventually(lambda: value(registry, "up") == 1)
                 proxy.freeze()
                 await eventually(lambda: value(registry, "up") == 0)
                 took, names = list[float](), set[str]()

@@ -13,6 +13,8 @@ from core.database.connection import DatabaseManager
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 from core.database.errors import ConfigurationError, HostUnreachable, InvalidInput
 from core.database.notify import Listener, Notification, Resync, notify
+from tests.cluster.proxy import FaultProxy
+from tests.waiting import paced
 
 CHANNEL = "panda test"
 
@@ -74,13 +76,12 @@ async def test_a_killed_connection_is_made_anew_and_says_that_something_may_be_m
         await admin.close()
 
 
-async def test_a_silent_network_is_found_by_the_heartbeat(database_url: str) -> None:
-    from tests.cluster.proxy import FaultProxy
-
+@paced
+async def test_a_silent_network_is_found_by_the_heartbeat(database_url: str, pace: int) -> None:
     async with FaultProxy(database_url) as proxy:
-        limits = Timeouts(connect=0.5, probe=0.2)
+        limits = Timeouts(connect=30, probe=0.2 * pace)
         async with DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits) as manager:
-            async with Listener(manager.engine, [CHANNEL], heartbeat=0.2, timeouts=limits) as listener:
+            async with Listener(manager.engine, [CHANNEL], heartbeat=0.2 * pace, timeouts=limits) as listener:
                 events = aiter(listener)
                 await next_of(events)
                 proxy.freeze()

@@ -412,7 +412,7 @@ async def test_when_the_server_has_been_away_the_watch_goes_on(manager, user_id,
     await forgotten(manager)
     async with fault_proxy(database_url) as proxy:
         url = proxy.url
-        limits = Timeouts(connect=pace * 0.5, probe=pace * 0.2)
+        limits = Timeouts(connect=30, probe=30)
         async with DatabaseManager(url, "testing", "migrations_only", timeouts=limits) as far:
             async with SessionWatch(far, interval=0.1, heartbeat=0.2) as watch:
                 due = await opened(manager, user_id, policy=FixedLifetime(pace * timedelta(milliseconds=500)))

@@ -268,7 +268,7 @@ def server(open_folder: Path) -> Iterator[EmbeddedServer]:
 
 
 async def test_over_a_restart_of_the_server_every_change_arrives_once_and_in_order(server: EmbeddedServer) -> None:
-    total, limits = 40, Timeouts(connect=1.0, lock=30, statement=60)
+    total, limits = 40, Timeouts(connect=30, lock=30, statement=60)
     url = await asyncio.to_thread(server.ensure)
     committed: dict[int, float] = {}
     received: list[tuple[StrategyChange, float]] = []
