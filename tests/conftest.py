@@ -19,7 +19,7 @@ from core.testing._plugin import given_url
 from core.testing._run import run_of
 
 # No property here is about the time of one example; on a busy machine any of them may take a second.
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("suite")
 
 # What a test gives no limits of its own is not about them: a machine that stands still for some seconds must not reach them.

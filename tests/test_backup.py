@@ -235,7 +235,9 @@ def test_every_truncation_is_found(small: Path, tmp_path: Path) -> None:
             check(cut)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(data=st.data())
 def test_every_altered_bit_is_found(small: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(small.read_bytes())
@@ -246,7 +248,9 @@ def test_every_altered_bit_is_found(small: Path, tmp_path: Path, data: st.DataOb
         check(tmp_path / "flipped")
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(junk=st.binary(max_size=3000), keep=st.integers(0, 1024))
 def test_junk_is_refused_in_words(small: Path, tmp_path: Path, junk: bytes, keep: int) -> None:
     (tmp_path / "junk").write_bytes(small.read_bytes()[:keep] + junk)

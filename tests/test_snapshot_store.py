@@ -470,7 +470,9 @@ def timed(series: Sequence[tuple[float, Decimal]]) -> list[tuple[datetime, Decim
     return sorted((START + timedelta(microseconds=round(minute * 60_000_000)), equity) for minute, equity in series)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(series=SERIES, every=st.sampled_from([timedelta(minutes=15), HOUR, timedelta(seconds=1), timedelta(1)]))
 async def test_downsampling_keeps_ends_extremes_and_drawdown(
     manager: DatabaseManager, series: list[tuple[float, Decimal]], every: timedelta
@@ -500,7 +502,9 @@ async def test_downsampling_keeps_ends_extremes_and_drawdown(
     assert (again.rows, again.kept) == (len(left), len(left))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(series=SERIES)
 async def test_by_steps_or_at_once_the_extremes_and_the_drawdown_are_the_same(
     manager: DatabaseManager, series: list[tuple[float, Decimal]]
