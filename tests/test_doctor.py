@@ -725,9 +725,9 @@ def test_the_command_gives_one_json_object(database_url_sync: str):
     assert keys.removeprefix("k1:") not in result.stdout
 
 
-def test_exit_codes_tell_what_is_wrong(database_url_sync: str, empty_database_sync: str):
+def test_exit_codes_tell_what_is_wrong(database_url_sync: str, empty_database: str):
     assert panda("doctor", "--strict", url=database_url_sync).returncode == 1, "the test server's fsync is off"
-    assert panda("doctor", url=empty_database_sync).returncode == 3
+    assert panda("doctor", url=empty_database).returncode == 3
     assert panda("doctor", url=database_url_sync, ENVIRONMENT="production").returncode == 4
     down = panda("doctor", url=NOWHERE)
     assert (down.returncode, SECRET in down.stdout + down.stderr) == (4, False)
@@ -741,14 +741,6 @@ def test_the_command_starts_nothing(tmp_path: Path):
     assert result.returncode == 4
     assert "no URL is set, so embedded: is taken" in result.stdout
     assert "the built-in server is not running\n         > panda up" in result.stdout
-
-
-@pytest.fixture
-def empty_database_sync(server_url: str) -> Iterator[str]:
-    name = "doctor_empty"
-    asyncio.run(execute(server_url, f"CREATE DATABASE {name}"))
-    yield server_url.replace("/panda?", f"/{name}?", 1)
-    asyncio.run(execute(server_url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 # With Debian's packages
