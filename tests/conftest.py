@@ -77,13 +77,16 @@ def open_folder(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No settings but the test's own, in an empty working directory, for this process and its children; for tests of `panda`."""
+    """No settings but the test's own, in an empty working directory, for this process and its children; for tests of `panda`.
+
+    Save one: a slow machine would have slow statements told among what a command prints.
+    """
     for name in list(os.environ):
         if name.upper().startswith("DATABASE") or name.upper() in ("ENVIRONMENT", "NO_COLOR", "FORCE_COLOR"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("DATABASE__MONITORING__SLOW_QUERY", "600")  # else a slow machine writes into what commands print
+    monkeypatch.setenv("DATABASE__MONITORING__SLOW_QUERY", "600")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     get_settings.cache_clear()
     root, ours = logging.getLogger(), logging.getLogger("core")

@@ -602,9 +602,9 @@ class TestCheckouts:
                         await asyncio.sleep(0)
 
             had, over, had_too, over_too = (asyncio.Event() for _ in range(4))
+            begun = time.perf_counter()
             first = asyncio.create_task(hold(had, over))
             await had.wait()
-            begun = time.perf_counter()
             second = asyncio.create_task(hold(had_too, over_too))
             await waiting(1)
             await asyncio.sleep(0.05)

@@ -20,6 +20,7 @@ from sqlalchemy import func, inspect, select
 
 import core.testing
 from core.database.connection import DatabaseManager
+from core.database.errors import PandaDatabaseError
 from core.database.models import Base, Instrument, PortfolioSnapshot, TradingSession, User
 from core.database.records import (
     InstrumentRead,
@@ -39,7 +40,7 @@ from core.testing import (
     make_trading_session,
     make_user,
 )
-from core.testing._databases import Address, at
+from core.testing._databases import Address, Databases, at
 from core.testing._run import run_of
 from core.trading.accounts import authenticate
 from core.trading.portfolios import ensure_partitions
@@ -450,6 +451,30 @@ class TestOnThisRunsServer:
             """,
         )
         project.passes(count=1, PANDA_TEST_URL=str(server_url))
+
+
+def test_a_database_is_dropped_again_while_the_server_could_not_end_its_sessions(
+    _panda_databases: Databases,  # noqa: PT019 - wanted for itself
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server gives those whom it ends five seconds, which a machine that stands still may need for something else."""
+    sent: list[str] = []
+    refusals = ["55006", "55006"]
+
+    def execute(statement: str) -> None:
+        sent.append(statement)
+        if refusals:
+            raise PandaDatabaseError("no", sqlstate=refusals.pop())
+
+    monkeypatch.setattr(_panda_databases, "_execute", execute)
+    _panda_databases.drop("postgresql://panda@/panda_test_gone?host=/nowhere")
+    assert sent == ["DROP DATABASE IF EXISTS panda_test_gone WITH (FORCE)"] * 3
+    for states, tries in ((["42501"], 1), (["55006"] * 9, 5)):
+        sent.clear()
+        refusals[:] = states
+        with pytest.raises(PandaDatabaseError):
+            _panda_databases.drop("postgresql://panda@/panda_test_gone?host=/nowhere")
+        assert len(sent) == tries
 
 
 class TestWhatCannotWork:
