@@ -573,6 +573,7 @@ async def uvicorn(
     try:
         async with asyncio.timeout(60):
             while True:
+                assert process.poll() is None, "it has ended by itself"
                 with contextlib.suppress(httpx.TransportError):
                     async with client() as probe:
                         if (await probe.get("/readyz")).status_code == 200:
