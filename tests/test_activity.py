@@ -609,7 +609,7 @@ async def test_a_locked_table_ends_the_wait_in_time_and_leaves_nothing_behind(
         started = time.monotonic()
         with pytest.raises((LockTimeout, StatementTimeout)):
             await explain(session, "SELECT * FROM big", timeout=0.3)
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 4.5  # where nothing else is said it is five
         await locker.execute("ROLLBACK")
         await explain(session, "SELECT * FROM big")
 

@@ -579,7 +579,7 @@ class TestFaults:
                 async with manager.get_session() as session:
                     await session.execute(INSERT, {"name": "a"})
                     proxy.freeze()
-                assert time.monotonic() - started < 20
+                assert time.monotonic() - started < 4.5  # where nothing else is said it is five
                 assert in_use(manager) == 0
                 proxy.thaw()
                 assert await count(manager) == 0
@@ -605,7 +605,7 @@ class TestFaults:
             started = time.monotonic()
             async with DatabaseManager(url, "testing", "migrations_only", timeouts=Timeouts(connect=1.0)) as manager:
                 assert await count(manager) == 0
-            assert time.monotonic() - started < 20
+            assert time.monotonic() - started < 4.5
             frozen.thaw()
 
     async def test_health_answers_in_time_over_a_frozen_network(self, database_url: str) -> None:
@@ -616,7 +616,7 @@ class TestFaults:
                 proxy.freeze()
                 started = time.monotonic()
                 report = await manager.health_check()
-                assert report["status"] == "unhealthy"
+                assert (report["status"], report["error"]) == ("unhealthy", "no answer within 0.3 s")
                 assert time.monotonic() - started < 15
                 proxy.thaw()
                 await self.healthy(manager)

@@ -156,7 +156,7 @@ async def test_a_name_that_is_none_and_a_host_that_says_nothing(silent):
     found = of(await examine(url_of(silent), replace(TESTING, timeouts=QUICK)), "server")
     assert (found.status, found.details["error"]) == ("error", "ConnectTimeout")
     assert found.details["connect_ms"] >= 0
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 4.5  # where nothing else is said it is five
 
 
 async def test_a_name_server_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
@@ -165,7 +165,7 @@ async def test_a_name_server_that_does_not_answer_holds_nobody_up(monkeypatch: p
     started = time.monotonic()
     found = of(await examine("postgresql://panda@database/panda", replace(TESTING, timeouts=QUICK)), "server")
     assert "not resolved within 0.5 s" in found.message
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 4.5
     over.set()
 
 

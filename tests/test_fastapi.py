@@ -333,7 +333,7 @@ async def test_the_database_is_closed_after_the_requests_under_way(database_url:
         left = time.monotonic()
     assert quick.done()
     assert quick.result().status_code == 200
-    assert 1.9 < time.monotonic() - left < 30
+    assert 1.9 < time.monotonic() - left < 8  # where nothing else is said it is ten
     assert endless.cancelled()
     assert await stored(database_url) == ["slow-0.3"]
 
@@ -354,7 +354,7 @@ async def test_a_start_without_a_database_fails_in_time() -> None:
     with pytest.raises(errors.HostUnreachable, match="refused"):
         async with app.router.lifespan_context(app):
             pass
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 20
 
 
 def tree(cls: type[errors.PandaDatabaseError]) -> list[type[errors.PandaDatabaseError]]:
@@ -656,6 +656,6 @@ async def test_what_the_server_gives_up_on_is_rolled_back_before_the_database_is
         await asyncio.to_thread(process.wait, 60)
         seconds = time.monotonic() - started
         assert await endless is None
-    assert seconds < 30
+    assert seconds < 9
     assert await stored(database_url) == []
     assert await connections(database_url) == 0
