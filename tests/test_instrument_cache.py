@@ -24,6 +24,7 @@ from core.database.models import Instrument
 from core.trading import instruments
 from core.trading.instruments import CachedInstrument, InstrumentCache
 from tests.cluster.proxy import FaultProxy
+from tests.waiting import wait_for
 
 FRIDAY, MONDAY = date(2026, 11, 20), date(2026, 11, 23)
 HEADER = (
@@ -369,11 +370,8 @@ async def test_entering_without_the_table_says_so_and_leaves_no_connection(
         with pytest.raises(PandaDatabaseError):
             async with InstrumentCache(manager):
                 pytest.fail("there is no table")
-        async with manager.get_session() as session:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
-            async with asyncio.timeout(30):
-                while await session.scalar(text(query)):
-                    await asyncio.sleep(0.02)
+        listening = "pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+        await wait_for(empty_database, f"(SELECT count(*) FROM {listening}) = 0")
 
 
 async def test_behind_pgbouncer_the_cache_is_refused(database_url: str) -> None:
