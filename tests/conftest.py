@@ -12,13 +12,20 @@ import hypothesis
 import pytest
 import structlog
 
+from core.config.options import PoolOptions, Timeouts
 from core.config.settings import get_settings
+from core.database.connection import _manager
 from core.testing._plugin import given_url
 from core.testing._run import run_of
 
 # No property here is about the time of one example; on a busy machine any of them may take a second.
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("suite")
+
+# What a test gives no limits of its own is not about them: a machine that stands still for some seconds must not reach them.
+_UNHURRIED = Timeouts(connect=30, probe=30, health=30, cleanup=30, statement=60, lock=30, idle_in_transaction=60)
+setattr(_manager, "Timeouts", lambda: _UNHURRIED)  # noqa: B010  # pyright would take it for the class
+setattr(_manager, "PoolOptions", lambda: PoolOptions(wait=30))  # noqa: B010
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,12 +77,16 @@ def open_folder(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No settings but the test's own, in an empty working directory, for this process and its children; for tests of `panda`."""
+    """No settings but the test's own, in an empty working directory, for this process and its children; for tests of `panda`.
+
+    Save one: a slow machine would have slow statements told among what a command prints.
+    """
     for name in list(os.environ):
         if name.upper().startswith("DATABASE") or name.upper() in ("ENVIRONMENT", "NO_COLOR", "FORCE_COLOR"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("DATABASE__MONITORING__SLOW_QUERY", "600")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     get_settings.cache_clear()
     root, ours = logging.getLogger(), logging.getLogger("core")
@@ -126,6 +137,6 @@ async def settled() -> AsyncIterator[None]:
     """Ends when the loop has no socket left: one whose login was refused over TLS is closed a moment after the error."""
     yield
     known: Any = vars(asyncio.get_running_loop())["_transports"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while any(vars(transport)["_sock"] is not None for transport in list(known.values())):
             await asyncio.sleep(0.002)

@@ -24,7 +24,7 @@ from sqlalchemy.pool import QueuePool
 from core.config.options import PoolOptions, Timeouts
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 
-QUICK = Timeouts(lock=0.3, migration=10.0, migration_lock=20.0)
+QUICK = Timeouts(lock=0.3, migration=30.0, migration_lock=60.0)
 
 ROW_SECURITY = "ALTER TABLE entry ENABLE ROW LEVEL SECURITY"
 POLICY = "CREATE POLICY entry_all ON entry USING (amount <> 13)"

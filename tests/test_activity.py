@@ -296,7 +296,7 @@ async def client(url: str, name: str) -> AsyncGenerator[asyncpg.Connection]:
 
 
 async def until(manager: DatabaseManager, wanted) -> Activity:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         async with manager.get_session() as session:
             found = await read_activity(session)
@@ -435,7 +435,8 @@ async def test_own_and_server_processes_are_not_ended(manager: DatabaseManager) 
         own = await session.scalar(text("SELECT pg_backend_pid()"))
         with pytest.raises(InvalidInput, match="that asks"):
             await find_target(session, own, "terminate")
-        query = text("SELECT pid FROM pg_stat_activity WHERE datname IS NULL")
+        # A client's that is just connecting has no database either.
+        query = text("SELECT pid FROM pg_stat_activity WHERE datname IS NULL AND backend_type <> 'client backend'")
         for pid in (await session.scalars(query)).all():
             with pytest.raises(InvalidInput, match="process of the server"):
                 await find_target(session, pid, "terminate")
@@ -503,11 +504,11 @@ async def check_plans(manager: DatabaseManager) -> None:
     assert plan.observations == ()
     plan = await explain(manager.engine, "INSERT INTO big VALUES ($1, $2, count_call()) ON CONFLICT (id) DO NOTHING")
     assert plan.root.title == "Insert on big"
-    for statement in ("DELETE FROM big", "UPDATE big SET x = count_call()", "SELECT count_call(), pg_sleep(30)",
+    for statement in ("DELETE FROM big", "UPDATE big SET x = count_call()", "SELECT count_call(), pg_sleep(120)",
                       "WITH gone AS (DELETE FROM big RETURNING *) SELECT * FROM gone"):  # fmt: skip
         started = time.monotonic()
         await explain(manager.engine, statement)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
     async with manager.get_session() as session:
         assert await session.scalar(text("SELECT count(*) FROM big WHERE x < 100")) == 30_000
         assert await session.scalar(text("SELECT is_called FROM counted")) is False
@@ -608,7 +609,7 @@ async def test_a_locked_table_ends_the_wait_in_time_and_leaves_nothing_behind(
         started = time.monotonic()
         with pytest.raises((LockTimeout, StatementTimeout)):
             await explain(session, "SELECT * FROM big", timeout=0.3)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 4.5  # where nothing else is said it is five
         await locker.execute("ROLLBACK")
         await explain(session, "SELECT * FROM big")
 
@@ -701,7 +702,7 @@ async def test_the_projects_own_limits_do_not_hinder_a_look(database_url: str) -
 
 
 async def plans_logged(caplog: pytest.LogCaptureFixture, count: int) -> list[Any]:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         found = [record for record in caplog.records if record.getMessage().startswith("slow query plan")]
         if len(found) >= count or time.monotonic() > deadline:

@@ -235,7 +235,9 @@ def test_every_truncation_is_found(small: Path, tmp_path: Path) -> None:
             check(cut)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(data=st.data())
 def test_every_altered_bit_is_found(small: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(small.read_bytes())
@@ -246,7 +248,9 @@ def test_every_altered_bit_is_found(small: Path, tmp_path: Path, data: st.DataOb
         check(tmp_path / "flipped")
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(junk=st.binary(max_size=3000), keep=st.integers(0, 1024))
 def test_junk_is_refused_in_words(small: Path, tmp_path: Path, junk: bytes, keep: int) -> None:
     (tmp_path / "junk").write_bytes(small.read_bytes()[:keep] + junk)
@@ -811,7 +815,7 @@ async def test_a_program_is_ended_with_the_block_that_reads_it(tmp_path: Path) -
         async with asyncio.timeout(0.3):
             async with running(["/bin/sleep", "60"], environment={}) as output:
                 await output.read(1)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 # Secrets
@@ -942,7 +946,7 @@ def test_the_commands_tell_people_and_programs(quickly: Callable[..., Any], anot
 def test_a_terminal_sees_bars_and_a_question(environment: dict[str, str], tmp_path: Path) -> None:
     code = "import pty, sys; sys.exit(pty.spawn([sys.executable, '-m', 'core.cli.main', *sys.argv[1:]]) >> 8)"
     command = [sys.executable, "-c", code, "backup", "b"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment | {"TERM": "xterm"}, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, env=environment | {"TERM": "xterm"}, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)  # fmt: skip
     assert (done.returncode, "dumping" in done.stdout, "Traceback" in done.stdout) == (0, True, False)
     check(tmp_path / "b")
 
@@ -966,11 +970,11 @@ def test_a_signal_leaves_no_half_backup(environment: dict[str, str], tmp_path: P
     command = [sys.executable, "-m", "core.cli.main", "backup", "b", "--programs", slow]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     part = tmp_path / f"b{SUFFIX}"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size > BLOCK) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(how)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert not (tmp_path / "b").exists()
     assert part.exists() == (how is signal.SIGKILL)
     assert process.returncode == (-9 if how is signal.SIGKILL else 130), said
@@ -1063,7 +1067,7 @@ async def test_tools_without_tls_are_not_taken_where_the_connection_is_encrypted
             await backup(url, tmp_path / "b", programs=client_folders()[0])
         with pytest.raises(BackupRefused, match="newer with TLS are needed"):
             await backup(url.partition("?")[0], tmp_path / "b", programs=client_folders()[0])
-        async with opened(url, EngineOptions(), create=False) as target, asyncio.timeout(30):
+        async with opened(url, EngineOptions(), create=False) as target, asyncio.timeout(60):
             assert target.encrypted
             with target.client_environment() as names:
                 assert names["PGSSLMODE"] == "verify-full"

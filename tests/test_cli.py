@@ -39,7 +39,7 @@ def process(*arguments: str, url: str | None = None, **environment: str) -> subp
         [sys.executable, "-m", "core.cli.main", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **names},
     )
@@ -56,7 +56,7 @@ def answer(result: subprocess.CompletedProcess[str]) -> dict:
 def silent() -> Iterator[socket.socket]:
     """A server that lets clients connect and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(30)
+        server.settimeout(60)
         yield server
 
 
@@ -267,15 +267,15 @@ def test_health_does_not_start_the_built_in_server(tmp_path):
 @pytest.mark.parametrize("timeout", [0.5, 2.0])
 def test_wait_ends_when_its_time_is_up_though_the_server_says_nothing(silent, timeout):
     started = time.perf_counter()
-    result = process("wait", "--timeout", str(timeout), url=url_of(silent), DATABASE__TIMEOUTS__CONNECT="50")
+    result = process("wait", "--timeout", str(timeout), url=url_of(silent), DATABASE__TIMEOUTS__CONNECT="170")
     assert result.returncode == 4
-    assert timeout < time.perf_counter() - started < 25  # most of it is the start of Python on a busy machine
+    assert timeout < time.perf_counter() - started < 90  # most of it is the start of Python on a busy machine
     assert SECRET not in result.stderr
 
 
 def test_wait_ends_even_when_a_thread_cannot_be_cancelled():
     code = (
-        "import socket, sys, time; socket.getaddrinfo = lambda *_, **__: time.sleep(50);"
+        "import socket, sys, time; socket.getaddrinfo = lambda *_, **__: time.sleep(170);"
         "from core.cli.main import main; sys.exit(main(['wait', '--timeout', '0.5', '--json']))"
     )
     started = time.perf_counter()
@@ -283,12 +283,12 @@ def test_wait_ends_even_when_a_thread_cannot_be_cancelled():
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={**os.environ, "DATABASE__POSTGRES_URL": "postgresql://panda@some.host.invalid/panda"},
     )
     assert result.returncode == 4
     assert answer(result)["error"]["exit_code"] == 4
-    assert time.perf_counter() - started < 25
+    assert time.perf_counter() - started < 90
 
 
 def test_ctrl_c_is_exit_code_130_and_one_line(silent):
@@ -301,7 +301,7 @@ def test_ctrl_c_is_exit_code_130_and_one_line(silent):
     )
     client, _ = silent.accept()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     client.close()
     assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
 
@@ -481,7 +481,7 @@ def terminal(*arguments: str, **environment: str) -> str:
         while piece := os.read(leader, 65_536):
             seen += piece
     os.close(leader)
-    process.wait(timeout=30)
+    process.wait(timeout=60)
     return seen.decode()
 
 

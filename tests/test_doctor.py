@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,6 +41,7 @@ from core.trading import portfolios, sessions
 from tests.cluster.debian import DebianServer, binaries, debian_server, pgbouncer, pooled
 from tests.cluster.proxy import FaultProxy
 from tests.test_cli import NOWHERE, SECRET, answer, panda, silent, url_of
+from tests.waiting import wait_for
 
 __all__ = ["silent"]
 
@@ -48,6 +50,7 @@ pytestmark = pytest.mark.usefixtures("clean")
 TESTING = EngineOptions(environment="testing")
 PRODUCTION = EngineOptions(environment="production")
 QUICK = Timeouts(connect=0.5, cleanup=0.5)
+UNHURRIED = Timeouts(connect=30, cleanup=0.5)
 PAINT = {"fsync", "full_page_writes", "synchronous_commit", "autovacuum"}
 
 
@@ -111,18 +114,18 @@ async def test_an_examination_writes_nothing_and_leaves_no_connection(durable_ur
         before = await connection.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
         await examine(durable_url, TESTING)
         assert await connection.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text") == before
-        await asyncio.sleep(0.1)
-        assert await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usename = 'panda'") == 0
+        await wait_for(as_postgres(durable_url), "NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = 'panda')")
     finally:
         await connection.close()
 
 
 async def test_where_the_data_can_be_seen_their_disk_is_measured(durable: EmbeddedServer, durable_url: str):
     await asyncio.to_thread(durable.ensure)
+    before = shutil.disk_usage(durable.directory)
     seen = of(await examine(f"embedded://{durable.directory}", TESTING), "disk")
-    total, _, free = shutil.disk_usage(durable.directory)
-    assert (seen.status, seen.details["total_bytes"]) == ("ok", total)
-    assert abs(seen.details["free_bytes"] - free) < 2**28
+    after = shutil.disk_usage(durable.directory)
+    assert (seen.status, seen.details["total_bytes"]) == ("ok", before.total)
+    assert min(before.free, after.free) - 2**28 < seen.details["free_bytes"] < max(before.free, after.free) + 2**28
     unseen = of(await examine(durable_url, TESTING), "disk")
     assert (unseen.status, "cannot be seen from here" in unseen.message) == ("info", True)
     assert "free_bytes" not in unseen.details and unseen.details["database_bytes"] > 2**20
@@ -153,15 +156,17 @@ async def test_a_name_that_is_none_and_a_host_that_says_nothing(silent):
     found = of(await examine(url_of(silent), replace(TESTING, timeouts=QUICK)), "server")
     assert (found.status, found.details["error"]) == ("error", "ConnectTimeout")
     assert found.details["connect_ms"] >= 0
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 4.5  # where nothing else is said it is five
 
 
 async def test_a_name_server_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **named: time.sleep(3) or [])
+    over = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **named: over.wait(60) and [])
     started = time.monotonic()
     found = of(await examine("postgresql://panda@database/panda", replace(TESTING, timeouts=QUICK)), "server")
     assert "not resolved within 0.5 s" in found.message
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4.5
+    over.set()
 
 
 @pytest.mark.usefixtures("settled")
@@ -184,7 +189,7 @@ async def test_an_url_that_is_none_or_breaks_the_rules_of_tls():
 async def test_of_several_hosts_each_is_asked_and_a_dead_one_is_a_warning(database_url: str):
     async with FaultProxy(database_url) as proxy:
         url = proxy.url.replace("@", "@127.0.0.1:1,")
-        found = await examine(url, replace(TESTING, timeouts=QUICK))
+        found = await examine(url, replace(TESTING, timeouts=UNHURRIED))
     dead, alive = [finding for finding in found if finding.check == "server"]
     assert (dead.status, alive.status) == ("warning", "ok")
     assert dead.details["port"] == 1 and alive.details["port"] == proxy.port
@@ -199,10 +204,10 @@ async def test_a_server_that_falls_silent_half_way_ends_the_run_in_bounded_time(
                 proxy.freeze()
 
         started = time.monotonic()
-        found = await examine(proxy.url, replace(TESTING, timeouts=QUICK), limit=0.5, report=freeze)
-        assert time.monotonic() - started < 10
+        found = await examine(proxy.url, replace(TESTING, timeouts=UNHURRIED), limit=1.0, report=freeze)
+        assert time.monotonic() - started < 60
         proxy.thaw()
-    assert of(found, "role").message == "no answer within 0.5 s"
+    assert of(found, "role").message == "no answer within 1 s"
     assert of(found, "extensions").status == "skipped"
     assert [finding.check for finding in found] == list(CHECKS)
 
@@ -231,7 +236,7 @@ async def test_a_check_that_fails_or_hangs_is_a_finding_and_ends_no_run(
         raise AssertionError
 
     async def slow(connection, case) -> Finding:
-        await connection.exec_driver_sql("SELECT pg_sleep(9)")
+        await connection.exec_driver_sql("SELECT pg_sleep(60)")
         raise AssertionError
 
     async def writing(connection, case) -> Finding:
@@ -240,11 +245,11 @@ async def test_a_check_that_fails_or_hangs_is_a_finding_and_ends_no_run(
 
     strange = (("role", broken), ("rights", foreign), ("disk", refused), ("clock", slow), ("tls", writing))
     monkeypatch.setattr(_examine, "_CHECKS", (*strange, ("version", _server.version)))
-    found = await examine(database_url, TESTING, limit=0.3)
+    found = await examine(database_url, TESTING, limit=1.0)
     assert [of(found, name).status for name in ("role", "rights", "disk", "clock")] == ["warning"] * 4
     assert of(found, "role").message == "could not be examined: unexpected KeyError"
     assert "permission denied" in of(found, "disk").message
-    assert of(found, "clock").message == "no answer within 0.3 s"
+    assert of(found, "clock").message == "no answer within 1 s"
     assert "read-only transaction" in of(found, "tls").message
     assert of(found, "version").status == "ok"
     assert SECRET not in str(found)
@@ -468,7 +473,11 @@ async def test_a_server_that_traded_durability_for_speed(database_url: str):
 )
 async def test_a_clock_that_is_not_ours(database_url: str, offset: float, testing: str, production: str):
     for options, status in ((TESTING, testing), (PRODUCTION, production)):
-        found = of(await examine(database_url, options, now=lambda: time.time() - offset), "clock")
+        async with asyncio.timeout(60):  # a machine that stands still in the middle makes the bound a wide one
+            while True:
+                found = of(await examine(database_url, options, now=lambda: time.time() - offset), "clock")
+                if found.details["bound_seconds"] < 0.1:
+                    break
         assert found.status == status
         assert found.details["offset_seconds"] == pytest.approx(offset, abs=0.1)
         assert 0 < found.details["bound_seconds"] < 0.5
@@ -624,7 +633,7 @@ async def test_a_standby_and_commits_that_wait_for_one(open_folder: Path):
             "ALTER SYSTEM SET synchronous_standby_names = 'elsewhere'",
             "SELECT pg_reload_conf()",
         )
-        await asyncio.sleep(0.3)
+        await wait_for(url, "current_setting('synchronous_standby_names') <> ''")
         waiting = of(await examine(url, TESTING), "replication")
         assert (waiting.status, "commits wait" in waiting.message) == ("error", True)
         server.stop()
@@ -688,7 +697,10 @@ def test_the_worst_of_several_troubles_comes_first():
 # The command
 
 
-def test_the_command_prints_a_line_for_each_check_within_80_columns(database_url_sync: str):
+def test_the_command_prints_a_line_for_each_check_within_80_columns(
+    database_url_sync: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("DATABASE__MONITORING__SLOW_QUERY")
     result = panda("doctor", url=database_url_sync)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
@@ -713,9 +725,9 @@ def test_the_command_gives_one_json_object(database_url_sync: str):
     assert keys.removeprefix("k1:") not in result.stdout
 
 
-def test_exit_codes_tell_what_is_wrong(database_url_sync: str, empty_database_sync: str):
+def test_exit_codes_tell_what_is_wrong(database_url_sync: str, empty_database: str):
     assert panda("doctor", "--strict", url=database_url_sync).returncode == 1, "the test server's fsync is off"
-    assert panda("doctor", url=empty_database_sync).returncode == 3
+    assert panda("doctor", url=empty_database).returncode == 3
     assert panda("doctor", url=database_url_sync, ENVIRONMENT="production").returncode == 4
     down = panda("doctor", url=NOWHERE)
     assert (down.returncode, SECRET in down.stdout + down.stderr) == (4, False)
@@ -729,14 +741,6 @@ def test_the_command_starts_nothing(tmp_path: Path):
     assert result.returncode == 4
     assert "no URL is set, so embedded: is taken" in result.stdout
     assert "the built-in server is not running\n         > panda up" in result.stdout
-
-
-@pytest.fixture
-def empty_database_sync(server_url: str) -> Iterator[str]:
-    name = "doctor_empty"
-    asyncio.run(execute(server_url, f"CREATE DATABASE {name}"))
-    yield server_url.replace("/panda?", f"/{name}?", 1)
-    asyncio.run(execute(server_url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 # With Debian's packages

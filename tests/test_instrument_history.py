@@ -131,7 +131,9 @@ FILES = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(files=FILES)
 async def test_as_of_says_what_the_files_said(manager: DatabaseManager, files: list[tuple[int, dict[int, str], int]]):
     async with manager.transaction() as session:

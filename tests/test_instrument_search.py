@@ -220,7 +220,9 @@ LINES = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(line=LINES)
 async def test_any_text_is_searched_for_and_every_result_matches_it(session: AsyncSession, line: str):
     try:

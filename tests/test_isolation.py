@@ -708,14 +708,14 @@ async def test_a_database_without_the_policies_is_shut_to_brokers(filled: Databa
 
 
 async def test_migrating_many_databases_of_one_server_at_once_makes_one_role(
-    server_url: str, database_url: str
+    database_url: str,
 ) -> None:
-    names = [f"panda_test_isolation_{number}_{id(server_url) % 100000}" for number in range(4)]
+    parsed = DatabaseUrl.parse(database_url)
+    names = [f"{parsed.database}_{number}" for number in range(4)]  # of this run: other runs drop what belongs to none
     admin = await asyncpg.connect(database_url)
     try:
         for name in names:
             await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-        parsed = DatabaseUrl.parse(database_url)
         engines = [build_engine(DatabaseUrl.parse(swapped(parsed, name)), EngineOptions()) for name in names]
         await asyncio.gather(*(schema.upgrade(engine) for engine in engines))
         for engine in engines:

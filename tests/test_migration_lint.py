@@ -373,7 +373,11 @@ class TestNew:
         assert [item.revision for item in schema.history(versions=versions)][3:] == [f"{n:04}" for n in range(4, 10)]
 
     @given(message=st.text(max_size=80))
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+    @settings(
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        deadline=None,
+        max_examples=150,
+    )
     def test_any_message_is_refused_or_comes_back_from_the_file(self, message, tmp_path_factory):
         versions = write(tmp_path_factory.mktemp("v"), upto=1)
         try:

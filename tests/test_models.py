@@ -392,7 +392,9 @@ async def test_a_row_without_its_months_partition_is_refused(session: AsyncSessi
         await session.commit()
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     moment=st.one_of(
         st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29)),

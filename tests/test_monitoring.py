@@ -47,6 +47,7 @@ from core.database.monitoring import (
     without_literals,
 )
 from tests.cluster.proxy import fault_proxy
+from tests.waiting import wait_for_session
 
 INSERT = text("INSERT INTO users (username, hashed_password) VALUES (:name, 'h')")
 
@@ -57,7 +58,7 @@ def monitor(**options) -> QueryMonitor:
 
 def settled(subject: QueryMonitor) -> None:
     """Wait, without an event loop, until the hooks have been told everything."""
-    assert asyncio.run(subject.drained(5))
+    assert asyncio.run(subject.drained(60))
 
 
 def watched(url: str, seen: list[Event], **options) -> DatabaseManager:
@@ -212,9 +213,9 @@ class TestStatements:
         assert without_literals(shown).count("'") <= shown.count("'")
 
     def test_a_long_literal_takes_no_long_time(self) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         without_literals(f"SELECT '{'x' * 1_000_000}', '{chr(39) * 100_000}")
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
     @pytest.mark.parametrize(
         ("statement", "word"),
@@ -275,20 +276,20 @@ class TestTallies:
 class TestHooks:
     async def test_a_hook_that_sleeps_holds_up_neither_statements_nor_close_nor_other_hooks(self, database_url) -> None:
         seen: list[QueryEvent] = []
-        entered = threading.Event()
+        entered, over = threading.Event(), threading.Event()
 
         def sleeper(event: QueryEvent) -> None:
             entered.set()
-            time.sleep(5)
+            over.wait(120)
 
         start = time.perf_counter()
         async with DatabaseManager(database_url, "testing", "migrations_only", hooks=[sleeper, seen.append]) as manager:
             for _ in range(20):
                 async with manager.transaction() as session:
                     await session.execute(text("SELECT 1"))
-            assert await asyncio.to_thread(entered.wait, 2)
-            assert time.perf_counter() - start < 2
-        assert time.perf_counter() - start < 4  # close gives the hooks a second
+            assert await asyncio.to_thread(entered.wait, 60)
+        assert time.perf_counter() - start < 60  # close gives the hooks a second
+        over.set()
         assert sum(event.operation == "COMMIT" for event in seen) == 20
 
     @pytest.mark.parametrize(
@@ -331,9 +332,9 @@ class TestHooks:
             subject.add_hook(others.append)
             async with manager.get_session(read_only=True) as session:
                 await session.execute(text("SELECT 1"))
-            assert await subject.drained(5)
+            assert await subject.drained(60)
             await asyncio.sleep(0.1)
-            assert await subject.drained(5)
+            assert await subject.drained(60)
         assert seen == ["SELECT 1"]
         assert "SELECT 'from the hook'" in [event.statement for event in others]
 
@@ -360,13 +361,13 @@ class TestHooks:
 
         def slow(event: QueryEvent) -> None:
             entered.set()
-            gate.wait(10)
+            gate.wait(60)
             seen.append(event)
 
         subject = QueryMonitor(MonitoringOptions(slow_query=0), [slow])  # 12,000 lines of a log are not its subject
         for number in range(12_000):
             subject.record(f"S {number % 7}", float(number), None)
-        assert entered.wait(5)
+        assert entered.wait(60)
         dropped, _ = subject.hook_figures()[slow.__qualname__]
         assert 1_990 <= dropped <= 2_000
         gate.set()
@@ -388,7 +389,7 @@ class TestHooks:
             for _ in range(15):
                 seen: list[QueryEvent] = []
                 subject.add_hook(seen.append)
-                deadline = time.monotonic() + 5
+                deadline = time.monotonic() + 60
                 while not seen and time.monotonic() < deadline:
                     time.sleep(0.001)
                 assert seen
@@ -430,7 +431,7 @@ class TestHooks:
         for _ in range(3):
             subject.record("S", 0.1, None)
             settled(subject)
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while any(t.name == "panda-hook-idle" for t in threading.enumerate()) and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert not any(t.name == "panda-hook-idle" for t in threading.enumerate())
@@ -459,11 +460,11 @@ class TestHooks:
             child = os.fork()
             if child == 0:
                 subject.record("child", 0.1, None)
-                done = asyncio.run(subject.drained(5))
+                done = asyncio.run(subject.drained(60))
                 os._exit(0 if done and seen == ["child"] else 1)
             _, status = os.waitpid(child, 0)
             assert os.waitstatus_to_exitcode(status) == 0
-            assert asyncio.run(subject.drained(5)) and seen == ["parent"]
+            assert asyncio.run(subject.drained(60)) and seen == ["parent"]
         """
         subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], check=True, timeout=60)
 
@@ -487,11 +488,13 @@ class TestTransactions:
         async with DatabaseManager(database_url, "testing", "migrations_only", hooks=[hook]) as manager:
             subject = internals(manager).monitor
             assert subject is not None
-            await subject.drained(5)
+            await subject.drained(60)
             seen.clear()
+            begun = time.perf_counter()
             async with manager.transaction() as session:
                 await session.execute(INSERT, {"name": "a"})
                 await asyncio.sleep(0.05)
+            took = time.perf_counter() - begun
             async with manager.get_session() as session:
                 await session.execute(text("SELECT 1"))
             with pytest.raises(UniqueViolation):
@@ -513,7 +516,7 @@ class TestTransactions:
             ("committed", False), ("rolled_back", False), ("aborted", False), ("aborted", False), ("committed", False),
             ("committed", True),
         ]  # fmt: skip
-        assert 0.05 <= seen[0].seconds < 1
+        assert 0.05 <= seen[0].seconds <= took
         assert subject.errors["UniqueViolation"] == 3
         assert subject.errors["TransactionAborted"] == 1
 
@@ -523,12 +526,13 @@ class TestTransactions:
         async def work(manager: DatabaseManager, statement: str) -> None:
             async with manager.transaction() as session:
                 await session.execute(text(statement))
-                await asyncio.sleep(5)
+                await asyncio.sleep(60)
 
         async with watched(database_url, seen) as manager:
-            for statement in ("SELECT 1", "SELECT pg_sleep(3)"):
+            for statement, state in (("SELECT 1", "idle in transaction"), ("SELECT pg_sleep(60)", "active")):
                 task = asyncio.create_task(work(manager, statement))
-                await asyncio.sleep(0.2)
+                await wait_for_session(database_url, state, statement)
+                await asyncio.sleep(0.05)  # the answer has come
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -580,42 +584,53 @@ class TestTransactions:
 class TestCheckouts:
     async def test_waiting_for_a_connection_is_timed_and_being_refused_one_counted(self, database_url: str) -> None:
         seen: list[Event] = []
-        pool = PoolOptions(size=1, max_overflow=0, read_size=1, wait=0.3)
+        pool = PoolOptions(size=1, max_overflow=0, read_size=1, wait=1.0)
         async with watched(database_url, seen, pool=pool) as manager:
             subject = internals(manager).monitor
             assert subject is not None
             figures = subject.pools["read_write"]
 
-            async def hold(seconds: float) -> None:
+            async def hold(had: asyncio.Event, over: asyncio.Event) -> None:
                 async with manager.get_session() as session:
                     await session.execute(text("SELECT 1"))
-                    await asyncio.sleep(seconds)
+                    had.set()
+                    await over.wait()
 
-            first = asyncio.create_task(hold(0.15))
+            async def waiting(number: int) -> None:
+                async with asyncio.timeout(60):
+                    while figures.waiting != number:
+                        await asyncio.sleep(0)
+
+            had, over, had_too, over_too = (asyncio.Event() for _ in range(4))
+            begun = time.perf_counter()
+            first = asyncio.create_task(hold(had, over))
+            await had.wait()
+            second = asyncio.create_task(hold(had_too, over_too))
+            await waiting(1)
             await asyncio.sleep(0.05)
-            second = asyncio.create_task(hold(0.5))
-            await asyncio.sleep(0.05)
-            assert figures.waiting == 1
+            over.set()
             await first
-            await asyncio.sleep(0.05)
+            await had_too.wait()
+            took = time.perf_counter() - begun
             assert figures.waiting == 0
             with pytest.raises(PoolExhausted):
-                await hold(0)
-            third = asyncio.create_task(hold(0))
-            await asyncio.sleep(0.01)
+                await hold(had, over)
+            third = asyncio.create_task(hold(had, over))
+            await waiting(1)
             third.cancel()
+            over_too.set()
             await asyncio.gather(second, third, return_exceptions=True)
             assert figures.waiting == 0
         told = [(event.result, event.failure) for event in seen if isinstance(event, CheckoutEvent)]
         assert told[-4:] == [("ok", None), ("ok", None), ("exhausted", "PoolExhausted"), ("cancelled", None)]
         assert figures.refusals == {"exhausted": 1, "cancelled": 1}
         assert subject.errors["PoolExhausted"] == 1
-        assert 0.03 <= figures.taken.longest < 1
+        assert 0.04 <= figures.taken.longest <= took
 
     async def test_a_server_that_is_away_is_a_failed_checkout(self, database_url: str) -> None:
         seen: list[Event] = []
         async with fault_proxy(database_url) as proxy:
-            manager = watched(proxy.url, seen, timeouts=Timeouts(connect=0.5))
+            manager = watched(proxy.url, seen, timeouts=Timeouts(connect=30))
             await manager.connect()
         try:
             with pytest.raises(ConnectionError):
@@ -681,12 +696,12 @@ class TestRetries:
             calls.append(1)
             raise SerializationFailure("again")
 
-        retry = RetryOptions(max_attempts=100, deadline=0.3, backoff=0.1, backoff_max=0.1)
+        retry = RetryOptions(max_attempts=100, deadline=0.4, backoff=0.3, backoff_max=0.3)
         async with DatabaseManager(database_url, "testing", "migrations_only", retry=retry) as manager:
             start = time.monotonic()
             with pytest.raises(SerializationFailure):
                 await manager.run_transaction(work)
-            assert time.monotonic() - start < 0.6
+            assert time.monotonic() - start < 7  # without it about fifteen
         assert 2 <= len(calls) < 50
 
 
@@ -758,29 +773,28 @@ class TestSessions:
             with caplog.at_level(logging.WARNING, "core.database"):
                 async with manager.get_session(read_only=True) as session:
                     await session.execute(text("SELECT 1"))
-                    assert await subject.drained(5)
+                    assert await subject.drained(60)
         (record,) = [item for item in caplog.records if item.message == "query hook failed"]
         assert record.session_id == session.log_id  # type: ignore[attr-defined]
 
 
 class TestBulk:
     async def test_bulk_work_has_a_limit_of_its_own(self, database_url: str, caplog) -> None:
-        options = MonitoringOptions(slow_query=0.03, slow_bulk=0.15)
-        async with DatabaseManager(database_url, "testing", "migrations_only", monitoring=options) as manager:
-            with caplog.at_level(logging.WARNING, "core.database"):
-                for _ in range(2):  # a statement that is known already counts as bulk too
-                    async with manager.get_session() as session:
-                        await session.execute(text("CREATE TEMPORARY TABLE staged (a int) ON COMMIT DROP"))
-                        caplog.clear()
-                        await bulk.copy_records(session, "staged", [(1,)], columns=["a"])
-                        await session.execute(text("SELECT pg_sleep(0.05) FROM staged"))
-                        assert caplog.records == []
-                        await session.execute(text("SELECT pg_sleep(0.2) FROM staged"))
-                        assert [record.message for record in caplog.records] == ["slow query"]
-                        await session.commit()
-                        caplog.clear()
-                        await session.execute(text("SELECT pg_sleep(0.05)"))
-                        assert [record.message for record in caplog.records][-1:] == ["slow query"]
+        for limit, told in ((60.0, []), (0.1, ["slow query"])):
+            options = MonitoringOptions(slow_query=0.03, slow_bulk=limit)
+            async with DatabaseManager(database_url, "testing", "migrations_only", monitoring=options) as manager:
+                with caplog.at_level(logging.WARNING, "core.database"):
+                    for _ in range(2):  # a statement that is known already counts as bulk too
+                        async with manager.get_session() as session:
+                            await session.execute(text("CREATE TEMPORARY TABLE staged (a int) ON COMMIT DROP"))
+                            caplog.clear()
+                            await bulk.copy_records(session, "staged", [(1,)], columns=["a"])
+                            await session.execute(text("SELECT pg_sleep(0.12) FROM staged"))
+                            assert [record.message for record in caplog.records][-1:] == told
+                            await session.commit()
+                            caplog.clear()
+                            await session.execute(text("SELECT pg_sleep(0.05)"))
+                            assert [record.message for record in caplog.records][-1:] == ["slow query"]
 
 
 def test_records_as_json_carry_session_and_trace(database_url_sync: str) -> None:

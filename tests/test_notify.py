@@ -13,6 +13,8 @@ from core.database.connection import DatabaseManager
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
 from core.database.errors import ConfigurationError, HostUnreachable, InvalidInput
 from core.database.notify import Listener, Notification, Resync, notify
+from tests.cluster.proxy import FaultProxy
+from tests.waiting import paced
 
 CHANNEL = "panda test"
 
@@ -24,7 +26,7 @@ async def told(url: str, payload: str, channel: str = CHANNEL) -> None:
     await connection.close()
 
 
-async def next_of(events: AsyncIterator[Notification | Resync], *, within: float = 5.0) -> Notification | Resync:
+async def next_of(events: AsyncIterator[Notification | Resync], *, within: float = 30.0) -> Notification | Resync:
     async with asyncio.timeout(within):
         return await anext(events)
 
@@ -74,21 +76,21 @@ async def test_a_killed_connection_is_made_anew_and_says_that_something_may_be_m
         await admin.close()
 
 
-async def test_a_silent_network_is_found_by_the_heartbeat(database_url: str) -> None:
-    from tests.cluster.proxy import FaultProxy
-
+@paced
+async def test_a_silent_network_is_found_by_the_heartbeat(database_url: str, pace: int) -> None:
     async with FaultProxy(database_url) as proxy:
-        limits = Timeouts(connect=0.5, probe=0.2)
+        limits = Timeouts(connect=30, probe=0.2 * pace)
         async with DatabaseManager(proxy.url, "testing", "migrations_only", timeouts=limits) as manager:
-            async with Listener(manager.engine, [CHANNEL], heartbeat=0.2, timeouts=limits) as listener:
+            async with Listener(manager.engine, [CHANNEL], heartbeat=0.2 * pace, timeouts=limits) as listener:
                 events = aiter(listener)
                 await next_of(events)
                 proxy.freeze()
-                await asyncio.sleep(1.0)
-                assert not listener.connected
+                async with asyncio.timeout(30):
+                    while listener.connected:
+                        await asyncio.sleep(0.02)
                 proxy.cut()
                 proxy.thaw()
-                assert await next_of(events, within=10.0) == Resync("reconnected")
+                assert await next_of(events, within=30.0) == Resync("reconnected")
                 await told(database_url, "through")
                 event = await next_of(events)
                 assert isinstance(event, Notification) and event.payload == "through"
@@ -102,7 +104,9 @@ async def test_a_slow_consumer_is_told_that_it_has_missed_some(manager: Database
         for number in range(8):
             await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, str(number))
         await connection.close()
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(60):
+            while not any(isinstance(event, Notification) and event.payload == "7" for event in listener._events):
+                await asyncio.sleep(0.01)
         seen = [await next_of(events) for _ in range(3)]
         assert seen[0] == Resync("overflow")
         assert [event.payload for event in seen[1:] if isinstance(event, Notification)] == ["6", "7"]
@@ -124,17 +128,21 @@ async def test_leaving_ends_the_stream_and_closes_the_connection(manager: Databa
     seen: list[Notification | Resync] = []
 
     async def follow(listener: Listener) -> None:
-        seen.extend([event async for event in listener])
+        async for event in listener:
+            seen.append(event)  # noqa: PERF401  # each as it comes
 
     async with Listener(manager.engine, [CHANNEL]) as listener:
         follower = asyncio.create_task(follow(listener))
-        await asyncio.sleep(0.05)
-    async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
+            while not seen:
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
         await follower
     assert seen == [Resync("connected")]
     admin = await asyncpg.connect(database_url)
-    async with asyncio.timeout(5):
-        while await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"):
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+    async with asyncio.timeout(30):
+        while await admin.fetchval(listening):
             await asyncio.sleep(0.02)
     await admin.close()
 

@@ -548,7 +548,11 @@ def snapshots() -> st.SearchStrategy[list[PortfolioSnapshotCreate]]:
 
 
 class TestExport:
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=12,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
     @given(given_rows=snapshots())
     async def test_what_goes_out_comes_back_the_same(
         self, manager: DatabaseManager, tmp_path: Path, given_rows: list[PortfolioSnapshotCreate]

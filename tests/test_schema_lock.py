@@ -19,8 +19,9 @@ from sqlalchemy.util import await_only
 from core.config.options import Timeouts
 from core.database import schema
 from core.database.engine import DatabaseUrl, EngineOptions, build_engine
-from core.database.errors import SchemaLockTimeout
+from core.database.errors import MigrationFailed, SchemaLockTimeout
 from tests.small_schema import QUICK, checked_out, engine_on, metadata, revision, write
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,22 +108,12 @@ async def holding_the_lock(url: str, key: int = 1) -> AsyncGenerator[int]:
         await connection.close()
 
 
-async def wait_for(url: str, condition: str, limit: float = 15.0) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        async with asyncio.timeout(limit):
-            while not await connection.fetchval(f"SELECT {condition}"):
-                await asyncio.sleep(0.02)
-    finally:
-        await connection.close()
-
-
 @pytest.mark.parametrize("mode", ["auto", "create_all"])
 async def test_ten_processes_starting_on_an_empty_database_all_succeed(mode, empty_database, tmp_path):
     versions = write(tmp_path / "versions")
     parent = python(TEN_PROCESSES, empty_database, str(versions), mode)
 
-    out, err = await asyncio.to_thread(parent.communicate, timeout=60)
+    out, err = await asyncio.to_thread(parent.communicate, timeout=180)
 
     assert err == ""
     assert [json.loads(line) for line in out.split("\n") if line] == ["at_head"] * 10
@@ -135,7 +126,7 @@ async def test_three_upgrades_in_one_event_loop_on_two_databases_all_succeed(emp
             engine_on(empty_database) as first,
             engine_on(empty_database) as again,
             engine_on(other) as second,
-            asyncio.timeout(20),
+            asyncio.timeout(60),
         ):
             states = await asyncio.gather(
                 *(
@@ -188,7 +179,7 @@ async def test_who_waits_does_not_hold_back_an_index_that_is_built_concurrently(
     )
     parent = python(TEN_PROCESSES, empty_database, str(versions), "auto")
     started = time.monotonic()
-    out, err = await asyncio.to_thread(parent.communicate, timeout=60)
+    out, err = await asyncio.to_thread(parent.communicate, timeout=180)
     assert err == ""
     assert [json.loads(line) for line in out.split("\n") if line] == ["at_head"] * 10
     assert time.monotonic() - started < QUICK.migration
@@ -202,7 +193,7 @@ async def test_a_lock_that_is_held_too_long_ends_the_wait_and_names_its_holder(k
         started = time.monotonic()
         with pytest.raises(SchemaLockTimeout) as refused:
             await schema.upgrade(engine, metadata=metadata(), versions=versions, timeouts=limits)
-        assert 0.35 < time.monotonic() - started < 2
+        assert 0.35 < time.monotonic() - started < 20
         assert f"process {holder} of the server (the other one)" in str(refused.value)
         assert "0.4 s" in str(refused.value)
         assert "DATABASE__TIMEOUTS__MIGRATION_LOCK" in str(refused.value)
@@ -243,7 +234,7 @@ async def test_the_wait_ends_as_soon_as_the_lock_is_free(empty_database, tmp_pat
             )
             await asyncio.sleep(0.5)
             assert not waiting.done()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert (await waiting).status == "at_head"
 
 
@@ -259,7 +250,6 @@ async def test_a_wait_that_is_cancelled_leaves_no_connection(empty_database, tmp
             empty_database,
             "NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'schema-test' AND datname = current_database()"
             " AND state LIKE 'idle in transaction%')",
-            limit=5,
         )
         assert checked_out(engine) == 0
 
@@ -272,7 +262,7 @@ async def test_a_process_killed_inside_a_migration_does_not_block_the_next(empty
         await wait_for(
             empty_database,
             "EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active'"
-            " AND pid <> pg_backend_pid()) AND (SELECT string_agg(objid::text, ' ' ORDER BY objid) FROM pg_locks"
+            " AND pid <> pg_backend_pid() AND datname = current_database()) AND (SELECT string_agg(objid::text, ' ' ORDER BY objid) FROM pg_locks"
             " WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname ="
             " current_database())) = '1 2'",
         )
@@ -287,7 +277,22 @@ async def test_a_process_killed_inside_a_migration_does_not_block_the_next(empty
 
     assert before.current == ("0002",)
     assert state.status == "at_head"
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
+
+
+async def test_a_keeper_that_is_lost_takes_nothing_back_and_hides_no_failure(empty_database, tmp_path):
+    lose = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid() AND state = 'idle in transaction'"
+    )
+    done = write(tmp_path / "done", upto=1, second=revision("0002", "0001", f'op.execute("{lose}")'))
+    failing = write(tmp_path / "failing", upto=1, second=revision("0002", "0001", f'op.execute("{lose}")\n1 / 0'))
+    async with engine_on(empty_database) as engine:
+        options: dict[str, Any] = {"timeouts": QUICK, "metadata": metadata()}
+        with pytest.raises(MigrationFailed, match="division by zero"):
+            await schema.upgrade(engine, versions=failing, **options)
+        assert (await schema.upgrade(engine, versions=done, **options)).current == ("0002",)
+        assert checked_out(engine) == 0
 
 
 async def test_a_migration_that_commits_between_the_two_looks_is_no_contradiction(empty_database, tmp_path):

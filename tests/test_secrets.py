@@ -227,7 +227,7 @@ async def _by_an_administrator(manager: DatabaseManager, word: str, how: str = "
     async with manager.transaction() as session:
         pid = await session.scalar(text("SELECT pg_backend_pid()"))
         work = asyncio.ensure_future(
-            session.execute(text("SELECT pg_sleep(5), CAST(:canary AS text)"), {"canary": word})
+            session.execute(text("SELECT pg_sleep(60), CAST(:canary AS text)"), {"canary": word})
         )
         async with manager.get_session() as other:
             running = text("SELECT state = 'active' AND query ~ 'pg_sleep' FROM pg_stat_activity WHERE pid = :pid")
@@ -722,7 +722,9 @@ async def test_no_refused_login_tells_a_password(database_url: str, said: Said) 
 @pytest.mark.parametrize("how", ["lock timeout", "closed", "cancelled"])
 async def test_no_login_that_breaks_off_tells_a_password(database_url: str, said: Said, how: str) -> None:
     password, word = canary(), canary()
-    manager = DatabaseManager(database_url, timeouts=Timeouts(lock=0.1))
+    manager = DatabaseManager(
+        database_url, timeouts=Timeouts(lock=0.1 if how == "lock timeout" else 0.4, idle_in_transaction=60)
+    )
     async with manager, manager.transaction() as session:
         await accounts.register(session, "trader", password)
     works: tuple[Callable[[], Coroutine[Any, Any, Any]], ...] = (

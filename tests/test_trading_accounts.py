@@ -482,7 +482,7 @@ def test_only_so_many_hashes_are_made_at_once_on_all_event_loops(monkeypatch: py
 
     with ThreadPoolExecutor(3) as threads:
         for done in [threads.submit(loop) for _ in range(3)]:
-            done.result(timeout=30)
+            done.result(timeout=60)
     assert 1 <= most <= _passwords._AT_ONCE <= 4
 
 
@@ -490,7 +490,7 @@ def test_a_forked_child_hashes_with_threads_of_its_own():
     code = """
 import asyncio, os
 from core.trading.accounts import _passwords
-async def work(): return await asyncio.wait_for(asyncio.gather(*[_passwords.verify("wrong one", None) for _ in range(8)]), 20)
+async def work(): return await asyncio.wait_for(asyncio.gather(*[_passwords.verify("wrong one", None) for _ in range(8)]), 60)
 asyncio.run(work())
 if (child := os.fork()) == 0:
     try:
@@ -500,7 +500,7 @@ if (child := os.fork()) == 0:
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=180, check=True
     )
     assert done.stdout == "0\n"
 
@@ -517,19 +517,19 @@ async def test_the_wait_grows_to_its_cap_and_what_is_refused_makes_it_no_longer(
         [(seconds,)] = await run_sql(
             manager, "SELECT extract(epoch FROM waits_until - failed_at)::float8 FROM login_delays"
         )
-        waited.append(round(seconds, 3))
-        if seconds:
+        waited.append(round(seconds))  # of a first failure the two times are taken one after the other
+        if waited[-1]:
             before = await run_sql(manager, "SELECT * FROM login_delays")
             for password in ("wrong one", PASSWORD):
                 with pytest.raises(TooManyAttempts) as caught:
                     await login(manager, password=password, delays=rules)
                 assert seconds - 50 < caught.value.retry_after <= seconds
             assert await run_sql(manager, "SELECT * FROM login_delays") == before
-            await run_sql(manager, "UPDATE login_delays SET waits_until = clock_timestamp()")
+            await run_sql(manager, "UPDATE login_delays SET waits_until = clock_timestamp() - interval '1 min'")
     assert waited == [0, 0, 0, 60, 120, 240, 300, 300]
     await run_sql(manager, "UPDATE login_delays SET failures = 2000000")
     assert await fails(manager, delays=rules) == "InvalidCredentials"
-    await run_sql(manager, "UPDATE login_delays SET waits_until = clock_timestamp()")
+    await run_sql(manager, "UPDATE login_delays SET waits_until = clock_timestamp() - interval '1 min'")
     await login(manager, delays=rules)
     assert await run_sql(manager, "SELECT * FROM login_delays") == [], "a login that succeeds forgets them"
     assert (await kinds(manager)).count("login_delayed") == 10
@@ -548,16 +548,16 @@ async def test_a_delay_outlives_the_process_and_goes_by_the_clock_of_the_server(
 ):
     await register(manager)
     for _ in range(6):
-        assert await fails(manager, delays=replace(AT_ONCE, first=60)) == "InvalidCredentials"
+        assert await fails(manager, delays=AT_ONCE) == "InvalidCredentials"
     monkeypatch.setattr(time, "time", lambda: 4_000_000_000.0)
     async with DatabaseManager(database_url, "testing", "migrations_only") as other:
         for name in ("trader", "\uff34RADER"):
             assert await fails(other, name, PASSWORD) == "TooManyAttempts"
             assert await fails(manager, name, PASSWORD) == "TooManyAttempts"
         async with other.get_session() as session:
-            assert 50 < await accounts.waits(session, "Trader") <= 60
+            assert 500 < await accounts.waits(session, "Trader") <= 600
             assert await accounts.waits(session, "another") == 0
-        await run_sql(other, "UPDATE login_delays SET waits_until = clock_timestamp() - interval '1 ms'")
+        await run_sql(other, "UPDATE login_delays SET waits_until = clock_timestamp() - interval '1 min'")
         await login(other)
 
 
@@ -595,7 +595,7 @@ async def test_right_logins_at_the_same_moment_all_succeed(manager: DatabaseMana
     user = await register(manager)
     old = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),)).hash(PASSWORD)
     await run_sql(manager, f"UPDATE users SET hashed_password = '{old}'")
-    found = await asyncio.gather(*(login(manager, delays=LoginDelays(), source=HOME) for _ in range(20)))
+    found = await asyncio.gather(*(login(manager, delays=LoginDelays(patience=60), source=HOME) for _ in range(20)))
     assert {each.id for each in found} == {user.id}
     assert len({each.hashed_password for each in found}) == 1
     assert await kinds(manager) == ["registered"] + ["login"] * 20
@@ -618,7 +618,7 @@ async def test_behind_pgbouncer_guesses_are_counted_and_right_logins_succeed(poo
         pass
     async with DatabaseManager(pooled, "testing", "migrations_only", pgbouncer=True) as manager:
         await register(manager)
-        found = await asyncio.gather(*(login(manager, delays=LoginDelays(), source=HOME) for _ in range(12)))
+        found = await asyncio.gather(*(login(manager, delays=LoginDelays(patience=60), source=HOME) for _ in range(12)))
         assert len(found) == 12
         guesses = await asyncio.gather(*(outcome(login(manager, password=f"guess {n:03}")) for n in range(32)))
         assert guesses.count("InvalidCredentials") == AT_ONCE.free + 1
@@ -723,14 +723,14 @@ async def test_a_short_wait_is_waited_for_and_ends_when_a_login_succeeds(manager
     await register(manager)
     await hold_up(manager, name_digest("trader"), wait=0.2)
     await login(manager, delays=LoginDelays())
-    await hold_up(manager, name_digest("trader"), wait=1.9)
-    waiting = asyncio.create_task(login(manager, delays=LoginDelays()))
+    await hold_up(manager, name_digest("trader"), wait=110)
+    waiting = asyncio.create_task(login(manager, delays=LoginDelays(patience=120)))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     await accounts.unlock(manager, "trader", actor="admin")
     start = time.perf_counter()
     await waiting
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 60
     assert "login_delayed" not in await kinds(manager)
 
 

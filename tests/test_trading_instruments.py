@@ -37,6 +37,7 @@ from core.trading.instruments import (
     _merge_sql,
     _reader,
 )
+from tests.waiting import wait_for_lock
 
 FRIDAY, MONDAY, TUESDAY = date(2026, 11, 20), date(2026, 11, 23), date(2026, 11, 24)
 ACC = "5633,22,ACC,ACC LTD,1834.5,,0.0,0.05,1,EQ,NSE,NSE\n"
@@ -482,7 +483,7 @@ class TestTrials:
                 await load(manager, ACC, day=MONDAY, dry_run=True, allow_shrink=False)
             real = await load(manager, ACC.replace("LTD", "LIMITED"), CALL, day=MONDAY)
             assert counts(real) == counts(report)
-            told = await asyncio.wait_for(anext(events), 10)
+            told = await asyncio.wait_for(anext(events), 60)
         assert isinstance(told, Notification) and told.channel == "panda_instruments"
         assert json.loads(told.payload) == {"source": "kite", "load_id": (await noted(manager))[0].load_id}
 
@@ -494,7 +495,7 @@ class TestTrials:
             await load(manager, ACC, TCS)
             await load(manager, TCS, ACC)
             await load(manager, TCS.replace("3051.25", "3000"), ACC)
-            told = [json.loads((await asyncio.wait_for(anext(events), 10)).payload) for _ in range(2)]  # type: ignore[union-attr]
+            told = [json.loads((await asyncio.wait_for(anext(events), 60)).payload) for _ in range(2)]  # type: ignore[union-attr]
         assert [row["load_id"] for row in told] == [
             (await noted(manager))[3].load_id,
             (await noted(manager))[0].load_id,
@@ -542,19 +543,19 @@ class TestFailures:
         assert [row[:3] for row in await physical(manager)] == [row[:3] for row in before]
         assert await versions(manager) == [] and len(await noted(manager)) == 1
 
-    async def test_a_connection_lost_in_the_middle_is_made_good_by_loading_again(self, manager: DatabaseManager):
+    async def test_a_connection_lost_in_the_middle_is_made_good_by_loading_again(
+        self, manager: DatabaseManager, database_url: str
+    ):
         await load(manager, ACC, TCS)
         stages: list[str] = []
         async with manager.transaction() as session:
             await session.execute(update(Instrument).where(Instrument.instrument_token == 5633).values(name="locked"))
             changed = (ACC.replace("LTD", "LIMITED"), TCS, CALL, CALL, BOND.replace("0.01", "-1"))
             loading = asyncio.create_task(load(manager, *changed, day=MONDAY, progress=stages.append))
-            killed: list[Any] = []
-            while not killed:
-                await asyncio.sleep(0.02)
-                rows = await session.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"))  # fmt: skip
-                killed = list(rows)
+            await wait_for_lock(database_url)
+            killed = await session.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"))  # fmt: skip
+            assert len(killed.all()) == 1
             await session.rollback()
         report = await loading
         assert counts(report) == {"added": 1, "changed": 1, "unchanged": 1}

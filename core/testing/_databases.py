@@ -31,10 +31,12 @@ Prepare = Callable[[str], Awaitable[None] | None]
 
 _OLDEST = 150_000
 _IN_USE = "55006"
+_TRIES = 5  # the server gives those whom it ends five seconds each time
 _PASSWORD = re.compile(r"(://[^:@/?]*:|[?&]password=)[^@/?&]*")
-_UNLIMITED = Timeouts(connect=10, statement=0, lock=0, idle_in_transaction=0)
+# A machine that stands still for a while fails no test.
+_UNLIMITED = Timeouts(connect=30, probe=30, cleanup=30, statement=0, lock=0, idle_in_transaction=0)
 _MAINTENANCE = EngineOptions(
-    environment="testing", pool=PoolOptions(size=1, max_overflow=0, read_size=1, wait=60), timeouts=_UNLIMITED
+    environment="testing", pool=PoolOptions(size=1, max_overflow=0, read_size=1, wait=300), timeouts=_UNLIMITED
 )
 _RIGHTS = (
     "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_user,"
@@ -93,7 +95,15 @@ class Databases:
 
     def drop(self, url: str) -> None:
         """Drop a database, whoever is connected to it, if it is still there."""
-        self._execute(f"DROP DATABASE IF EXISTS {DatabaseUrl.parse(url).database} WITH (FORCE)")
+        statement = f"DROP DATABASE IF EXISTS {DatabaseUrl.parse(url).database} WITH (FORCE)"
+        for left in reversed(range(_TRIES)):
+            try:
+                self._execute(statement)
+            except PandaDatabaseError as error:
+                if error.sqlstate != _IN_USE or not left:
+                    raise
+            else:
+                return
 
     def drop_all(self) -> None:
         """Drop everything that the run has made here."""

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 PASSWORD = "correct horse%battery"
 _DAY = dt.timedelta(days=1)
 _ROOMY = 2**30  # bytes
+_PATIENCE = 60.0  # seconds
 _FOR_A_SUITE = {
     "max_connections": "200",
     "autovacuum": "off",
@@ -179,24 +180,25 @@ def _start(command: list[object], folder: Path, log: str) -> "subprocess.Popen[A
 def _end(process: "subprocess.Popen[Any]", how: signal.Signals) -> None:
     process.send_signal(how)
     try:
-        process.wait(10)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 def _await_port(port: int) -> None:
-    for _ in range(100):
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise TimeoutError(f"nothing listens on {port}")
 
 
 async def _make_roles(folder: Path, port: int) -> None:
     connection = None
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + _PATIENCE
     while connection is None:
         try:
             connection = await asyncpg.connect(host=str(folder), port=port, user="postgres", database="postgres")

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.config.options import Timeouts
-from core.database.errors import SchemaLockTimeout
+from core.database.errors import ConnectionLost, SchemaLockTimeout
 
 KEEPER_KEY = 1
 WORKER_KEY = 2
@@ -123,7 +123,8 @@ async def _keeper(engine: AsyncEngine, *, cleanup: float) -> AsyncGenerator[Asyn
         yield connection
     finally:
         try:
-            with contextlib.suppress(TimeoutError):
+            # One that is lost already has let go; what became of the migration is told by the worker.
+            with contextlib.suppress(TimeoutError, ConnectionLost):
                 async with asyncio.timeout(cleanup):
                     await connection.close()
         finally:
