@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from core.testing._run import run_of
 # No property here is about the time of one example; on a busy machine any of them may take a second.
 hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("suite")
+
+# A shell's background job ignores the interrupt, and so would all that is started from here; its handling is a subject of tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What a test gives no limits of its own is not about them: a machine that stands still for some seconds must not reach them.
 _UNHURRIED = Timeouts(connect=30, probe=30, health=30, cleanup=30, statement=60, lock=30, idle_in_transaction=60)

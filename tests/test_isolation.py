@@ -26,7 +26,7 @@ from core.database.bulk import copy_records, stage
 from core.database.connection import DatabaseManager
 from core.database.doctor import examine
 from core.database.driver import DriverConnection, raw_connection
-from core.database.engine import DatabaseUrl, EngineOptions, build_engine
+from core.database.engine import BROKER, DatabaseUrl, EngineOptions, build_engine
 from core.database.errors import (
     ConfigurationError,
     ConnectionLost,
@@ -562,6 +562,27 @@ async def test_autocommit_is_refused(filled: DatabaseManager) -> None:
             await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
     async with filled.get_session(broker="paper") as session:
         assert await seen(session) == only("paper")
+
+
+async def test_the_option_holds_on_an_engine_and_on_a_connection_and_costs_others_no_listener(
+    filled: DatabaseManager,
+) -> None:
+    count = text("SELECT DISTINCT broker FROM portfolios")
+    option = {BROKER: "paper"}
+    async with filled.engine.execution_options(**option).connect() as connection:
+        assert (await connection.scalars(count)).all() == ["paper"]
+    async with filled.engine.connect() as connection:
+        await connection.execution_options(**option)
+        assert (await connection.scalars(count)).all() == ["paper"]
+        await connection.rollback()
+        await connection.execution_options(**{BROKER: "zerodha"})
+        assert (await connection.scalars(count)).all() == ["zerodha"]
+    async with filled.get_session() as session:
+        await session.connection(execution_options=option)
+        assert (await session.scalars(count)).all() == ["paper"]
+    async with filled.get_session() as session:
+        assert set(await session.scalars(count)) == set(BROKERS)
+    assert filled.engine.sync_engine._has_events is False
 
 
 async def test_after_a_commit_the_session_is_the_brokers_still(filled: DatabaseManager) -> None:

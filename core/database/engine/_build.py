@@ -16,6 +16,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from core.config.options import Environment, PoolOptions, Timeouts, TlsMode, TlsOptions
 from core.database.driver import Connector, ConnectSpec, DriverConnection, probe, wipe
+from core.database.engine._brokers import driver_connection
 from core.database.engine._dialect import DRIVER_NAME
 from core.database.engine._echo import LOGGING_NAME
 from core.database.engine._pool import WatchedPool
@@ -25,14 +26,10 @@ from core.database.errors import (
     InvalidInput,
     PandaDatabaseError,
     PrimaryDemoted,
-    SessionMisuse,
     translate,
 )
 from core.database.monitoring import QueryMonitor
 from core.database.types import checked_text, strict_json_dumps, strict_json_loads
-
-BROKER = "panda_broker"
-"""The execution option of an engine's variant whose transactions are one broker's."""
 
 _PREPARED = 100  # statements that stay prepared on each connection
 
@@ -98,8 +95,6 @@ def build_engine(
     if not options.pgbouncer:
         _wipe_used(engine, timeouts)
     _watch_errors(engine, read_only=read_only)
-    if not read_only:
-        _bind_brokers(engine)
     if options.pgbouncer:
         _limit_transactions(engine, timeouts)
     return engine
@@ -234,7 +229,7 @@ def _watch_errors(engine: AsyncEngine, *, read_only: bool) -> None:
     def handle(context: ExceptionContext) -> PandaDatabaseError | None:
         if context.is_pre_ping:
             return None
-        connection = _driver_connection(context.connection)
+        connection = driver_connection(context.connection)
         if connection is not None:
             connection.failed = True
         closed = context.is_disconnect or (connection is not None and connection.is_closed())
@@ -253,27 +248,6 @@ def _watch_errors(engine: AsyncEngine, *, read_only: bool) -> None:
 
 def _is_read_only(connection: Connection | None) -> bool:
     return connection is not None and bool(connection.get_execution_options().get("postgresql_readonly"))
-
-
-def _driver_connection(connection: Connection | None) -> DriverConnection | None:
-    if connection is None or connection.closed or connection.invalidated:
-        return None
-    return connection.connection.driver_connection  # type: ignore[return-value]
-
-
-def _bind_brokers(engine: AsyncEngine) -> None:
-    """Each transaction begins as the broker of its connection's execution options, and of none where they name none."""
-
-    def begin(connection: Connection) -> None:
-        raw = _driver_connection(connection)
-        options = connection.get_execution_options()
-        broker: str | None = options.get(BROKER)
-        if broker is not None and options.get("isolation_level") == "AUTOCOMMIT":
-            raise SessionMisuse("a broker's session is always in a transaction; AUTOCOMMIT would lead out of it")
-        if raw is not None:
-            raw.broker = broker
-
-    event.listen(engine.sync_engine, "begin", begin)
 
 
 def _limit_transactions(engine: AsyncEngine, timeouts: Timeouts) -> None:

@@ -199,12 +199,14 @@ def _limited(engine: AsyncEngine, worker: AsyncConnection, timeouts: Timeouts) -
         taken = connection.execute(_TAKE_FOR_SESSION if outside else _TAKE, {"room": _ROOM, "key": WORKER_KEY})
         step.process = taken.one()[0]
 
-    # On the engine, after what it may do itself at the beginning of each transaction; a connection's listeners run first.
-    event.listen(engine.sync_engine, "begin", begun)
+    # Behind a pooler on the engine, after what it does itself at the beginning of each transaction: a connection's listeners run
+    # first. Elsewhere on the connection: an engine that has once been listened to costs each of its sessions a little for ever.
+    target = engine.sync_engine if pooled else worker.sync_connection
+    event.listen(target, "begin", begun)
     try:
         yield
     finally:
-        event.remove(engine.sync_engine, "begin", begun)
+        event.remove(target, "begin", begun)
 
 
 def _milliseconds(seconds: float) -> str:
