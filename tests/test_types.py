@@ -674,6 +674,32 @@ async def test_a_document_that_was_replaced_is_free_again(session: AsyncSession)
     assert row not in session.dirty
 
 
+async def test_a_document_whose_row_is_gone_refuses_to_be_changed_unseen(session: AsyncSession) -> None:
+    row = Row(free={"a": [1]}, names=["x"], plan={"leg": {"side": "buy"}})
+    session.add(row)
+    await session.commit()
+    key = row.id
+    del row
+
+    async def again() -> Row:
+        return await session.get_one(Row, key)
+
+    with pytest.raises(SessionMisuse, match=r"is gone.*Keep the row in a variable"):
+        (await again()).free["a"].append(2)
+    with pytest.raises(SessionMisuse, match="is gone"):
+        (await again()).names.append("y")  # type: ignore[union-attr]
+    with pytest.raises(SessionMisuse, match="is gone"):
+        (await again()).plan.leg.side = "sell"  # type: ignore[union-attr]
+    free = copy.deepcopy((await again()).free)
+    free["a"].append(2)
+    row = await again()
+    old, row.free = row.free, free
+    await session.commit()
+    del row
+    old["b"] = 1  # it was replaced, so that nothing is lost
+    assert (await again()).free == {"a": [1, 2]}
+
+
 async def test_one_document_may_stand_in_two_rows(session: AsyncSession) -> None:
     shared = JsonObject({"a": 1})
     rows = [Row(free=shared), Row(free=shared)]

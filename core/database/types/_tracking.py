@@ -33,11 +33,24 @@ class Signal:
         self.rows.setdefault(row, set()).add(key)
 
     def release(self, row: InstanceState[Any], key: str) -> None:
-        if self.rows is not None and row in self.rows:
-            self.rows[row].discard(key)
+        if self.rows is None or row not in self.rows:
+            return
+        self.rows[row].discard(key)
+        if not self.rows[row]:
+            del self.rows[row]
+        if not self.rows:
+            self.rows = None  # it is free again
 
     def changing(self) -> None:
-        """Mark every row that holds the document as changed; raises `SessionMisuse` if one no longer holds it."""
+        """Mark every row that holds the document as changed.
+
+        Raises `SessionMisuse` if one no longer holds it, or where its row is gone, to which nobody can store it.
+        """
+        if self.rows is not None and not self.rows:
+            raise SessionMisuse(
+                "the row of this document is gone, so that the change could not be stored",
+                hint="Keep the row in a variable while its document is changed, or change a deep copy.",
+            )
         for row, keys in list(self.rows.items()) if self.rows is not None else ():
             entity = row.obj()
             if entity is None:
