@@ -20,6 +20,7 @@ OnStatement = Callable[[str, float, BaseException | None], None]
 """Called after each statement with its SQL, its seconds and the driver's error; it must not raise."""
 
 _GOODBYE = 1.0  # seconds
+_LASTS = Effect.OUTLIVES | Effect.MAY_OUTLIVE
 
 
 class DriverConnection(asyncpg.Connection):
@@ -106,15 +107,13 @@ class DriverConnection(asyncpg.Connection):
 
     def judge(self, effect: Effect) -> None:
         """Before a statement is sent. Raises `SessionMisuse` for what a broker's session may not send."""
-        if effect & (Effect.OUTLIVES | Effect.MAY_OUTLIVE):
-            self.used = True
-        if self.broker is None:
-            return
-        if Effect.LEAVES in effect:
-            refuse_leaving()
-        if self.pooled and Effect.OUTLIVES in effect:
-            refuse_lasting()
-        if not self.is_in_transaction():
+        if effect is not Effect.NONE:  # rare, and flags are slow to combine
+            self.used = self.used or bool(effect & _LASTS)
+            if self.broker is not None and Effect.LEAVES in effect:
+                refuse_leaving()
+            if self.broker is not None and self.pooled and Effect.OUTLIVES in effect:
+                refuse_lasting()
+        if self.broker is not None and not self.is_in_transaction():
             refuse_outside()
 
     async def close(self, *, timeout: float | None = None) -> None:
