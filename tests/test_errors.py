@@ -164,6 +164,13 @@ def test_a_write_on_a_standby_is_a_mistake_when_read_only_and_a_demotion_otherwi
     assert type(translate(error)) is errors.PrimaryDemoted
 
 
+@pytest.mark.parametrize("cls", [asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError])
+def test_an_unknown_name_says_how_to_find_out_whether_the_database_lacks_it(cls: type[Exception]) -> None:
+    found = translate(driver_error(cls, "column told does not exist"))
+    assert type(found) is errors.StatementFault
+    assert "`panda migrate check`" in str(found)
+
+
 SECRET = "s3cr3t-c4n4ry"
 
 

@@ -96,6 +96,9 @@ _BY_NAME: dict[str, type[PandaDatabaseError]] = {
     "UnsupportedServerFeatureError": tree.UnsupportedFeature,
 }
 
+_OTHER_TABLES = "Mend the name; if it is right, `panda migrate check` says what the database lacks."
+_HINTS = {"42703": _OTHER_TABLES, "42P01": _OTHER_TABLES}
+
 
 def translate(
     error: BaseException, *, phase: Phase = "statement", read_only: bool = False, disconnected: bool = False
@@ -155,6 +158,7 @@ def _driver(error: BaseException, *, phase: Phase, read_only: bool, disconnected
         return tree.CommitOutcomeUnknown("the connection was lost while COMMIT was under way", sqlstate=state)
     return cls(
         _message(deepest, cls),
+        hint=_HINTS.get(state or ""),
         sqlstate=state,
         constraint=getattr(deepest, "constraint_name", None),
         table=getattr(deepest, "table_name", None),
